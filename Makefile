@@ -1,0 +1,38 @@
+# Verbs of bigpeft. Everything runs in .venv, which `make setup` makes.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+MODEL := models/smollm2-135m-instruct
+
+.PHONY: setup quickstart test check bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bigpeft needs Python 3.11 or newer: make PYTHON=python3.11 setup"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+quickstart: setup
+	bigpeft fetch smollm2-135m-instruct $(MODEL)
+	rm -rf runs/quickstart
+	deepspeed --num_gpus 2 launch/train.py --recipe recipes/quickstart.yaml
+
+check: setup
+	ruff check .
+	ruff format --check .
+	lint-imports
+	pyright
+	codespell
+
+test: check
+	pytest
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/loading.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

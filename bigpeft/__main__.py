@@ -1,0 +1,5 @@
+"""python -m bigpeft"""
+
+from bigpeft.cli import main
+
+main()

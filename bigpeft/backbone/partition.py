@@ -1,0 +1,60 @@
+"""The hand-over to ZeRO-3: a filled parameter becomes this rank's slice, at once.
+
+`deepspeed.zero.Init(module=…)` would broadcast from rank 0 what the loader has already
+distributed, so its two steps after the broadcast are called here alone.
+"""
+
+from typing import Any, Protocol
+
+import deepspeed
+import torch.distributed as dist
+from torch import nn
+
+
+class Partition(Protocol):
+    """What becomes of a parameter once every rank of the world holds all of it."""
+
+    def keep(self, parameter: nn.Parameter) -> None:
+        """Keep this rank's part of the parameter, in place."""
+
+
+class Whole:
+    """ZeRO stages 0 to 2: every rank keeps every byte."""
+
+    def keep(self, parameter: nn.Parameter) -> None:
+        """Nothing to cut."""
+
+
+class ZeroThree:
+    """ZeRO-3: frozen parameters are cut over `frozen_group`, trained ones over the world."""
+
+    def __init__(self, ds_config: dict[str, Any], frozen_group: dist.ProcessGroup | None) -> None:
+        nothing = nn.Module()
+        self._world = deepspeed.zero.Init(module=nothing, config_dict_or_path=ds_config)
+        self._frozen = self._world
+        if frozen_group is not None:
+            self._frozen = deepspeed.zero.Init(
+                module=nothing, config_dict_or_path=ds_config, data_parallel_group=frozen_group
+            )
+
+    def keep(self, parameter: nn.Parameter) -> None:
+        """Cut the parameter over its group and free the rest."""
+        if hasattr(parameter, "ds_id"):
+            return
+        init = self._world if parameter.requires_grad else self._frozen
+        init._convert_to_deepspeed_param(parameter)
+        parameter.partition()  # type: ignore[attr-defined]
+
+
+def node_group(size: int) -> dist.ProcessGroup | None:
+    """The group of `size` neighbouring ranks that this rank belongs to; None for the world."""
+    world = dist.get_world_size()
+    if size == world:
+        return None
+    mine = None
+    for first in range(0, world, size):
+        ranks = list(range(first, first + size))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            mine = group
+    return mine

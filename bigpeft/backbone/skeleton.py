@@ -1,0 +1,111 @@
+"""The model without its weights: built on the meta device from a configuration alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from bigpeft.errors import FileError, RecipeError
+
+
+def read_config(
+    folder: Path | None, inline: dict[str, Any] | None, layers: int | None, trust: bool
+) -> PretrainedConfig:
+    """The configuration in `folder`/config.json, or the inline one, cut to `layers` layers.
+
+    Raises FileError for a folder without config.json, RecipeError for a configuration that
+    transformers does not know.
+    """
+    if inline is None:
+        assert folder is not None
+        path = folder / "config.json"
+        if not path.is_file():
+            raise FileError(
+                str(folder), "has no config.json", "point model.name at a Hugging Face model folder"
+            )
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:
+            raise FileError(str(path), f"is not JSON ({error})", "download the model again") from error
+    else:
+        values = dict(inline)
+    try:
+        if inline is None:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        else:
+            config = AutoConfig.for_model(**values)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        kind = values.get("model_type")
+        raise RecipeError(
+            "model",
+            f"has a configuration that transformers cannot read (model_type {kind!r}: {error})",
+            "use a causal language model of the installed transformers, or model.trust_remote_code: true",
+        ) from error
+    if layers is not None:
+        _cut(config, layers)
+    return config
+
+
+def _cut(config: PretrainedConfig, layers: int) -> None:
+    have = config.num_hidden_layers
+    if layers > have:
+        raise RecipeError(
+            "model.layers", f"{layers} is more than the model has", f"write {have} or less"
+        )
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+
+
+def build_skeleton(config: PretrainedConfig, trust: bool = False) -> PreTrainedModel:
+    """The causal language model of this configuration with every tensor on the meta device.
+
+    Raises RecipeError for a model that is no causal language model, or whose experts are fused
+    into three-dimensional parameters that no codec here packs.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    except (ValueError, KeyError) as error:
+        raise RecipeError(
+            "model",
+            f"cannot be built as a causal language model ({error})",
+            "choose a decoder model such as Llama, Qwen, Mistral, Gemma, GPT-2 or Phi",
+        ) from error
+    _refuse_fused_experts(model)
+    model.config.use_cache = False
+    return model
+
+
+def _refuse_fused_experts(model: nn.Module) -> None:
+    fused = {name: p for name, p in model.named_parameters() if p.dim() == 3}
+    if fused:
+        name, parameter = next(iter(fused.items()))
+        gigabytes = 2 * sum(p.numel() for p in fused.values()) / 1e9
+        raise RecipeError(
+            "model",
+            f"is a mixture of experts: {name} {tuple(parameter.shape)} and {len(fused) - 1} more "
+            f"fused weights would stay dense, {gigabytes:.2f} GB in 16 bits",
+            "fused experts are not supported; choose a dense model",
+        )
+
+
+def rebuild_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Recompute what is in no file: rotary frequencies, causal masks and the like.
+
+    Parameters must still be on meta, where the library's initialisation leaves them alone.
+    """
+    stale = {
+        name.rpartition(".")[0]
+        for name, buffer in model.named_non_persistent_buffers()
+        if buffer.device.type == "meta"
+    }
+    for name in sorted(stale):
+        module = model.get_submodule(name)
+        for key, buffer in module.named_buffers(recurse=False):
+            if key in module._non_persistent_buffers_set:
+                module._buffers[key] = torch.empty_like(buffer, device=device)
+        model._init_weights(module)

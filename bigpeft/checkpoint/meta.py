@@ -1,0 +1,45 @@
+"""What a checkpoint says about itself, and whether a run may go on from it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bigpeft.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Everything beside tensors: where the run stood and what it was."""
+
+    step: int
+    updates: int
+    world_size: int
+    identity: dict[str, Any]
+    parameters: dict[str, list[int]]
+    loss_scale: dict[str, Any] | None = None
+    version: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """For meta.json."""
+        return asdict(self)
+
+    def refuse_another_run(self, where: str, now: "Meta") -> None:
+        """Raises CheckpointError where the numerics of the run would change by going on."""
+        for key in sorted(self.identity.keys() | now.identity.keys()):
+            before, after = self.identity.get(key), now.identity.get(key)
+            if before != after:
+                raise CheckpointError(
+                    where,
+                    f"was saved with {key} = {before!r}, the recipe says {after!r}",
+                    "keep the recipe of the run, or start another run.folder",
+                )
+        if self.parameters != now.parameters:
+            changed = {
+                name
+                for name in self.parameters.keys() ^ now.parameters.keys()
+                or {n for n in self.parameters if self.parameters[n] != now.parameters[n]}
+            }
+            raise CheckpointError(
+                where,
+                f"holds other trained parameters ({sorted(changed)[0]} and {len(changed) - 1} more)",
+                "keep model and method of the run, or start another run.folder",
+            )

@@ -1,0 +1,102 @@
+"""Save: every rank writes its slices, the first rank vouches for all files, then one rename."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from deepspeed import DeepSpeedEngine
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from bigpeft.checkpoint.manifest import MANIFEST, sync_folder, write_manifest
+from bigpeft.checkpoint.meta import Meta
+from bigpeft.checkpoint.rng import read_rng
+from bigpeft.checkpoint.state import MOMENTS, training_state
+from bigpeft.placement import Trained
+
+META = "meta.json"
+
+
+def folder_of(step: int) -> str:
+    """step-000100"""
+    return f"step-{step:06d}"
+
+
+def save(
+    root: Path, engine: DeepSpeedEngine, parameters: Sequence[Trained], meta: Meta, keep: int
+) -> Path:
+    """Write `root`/step-N and drop all but the newest `keep`. Collective over all ranks.
+
+    Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
+    """
+    final = root / folder_of(meta.step)
+    temporary = final.with_suffix(".tmp")
+    first = dist.get_rank() == 0
+    if first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    dcp.save(
+        sharded_state(engine, parameters),
+        storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+    )
+    save_file(read_rng(engine.device), temporary / f"rng-{dist.get_rank():05d}.safetensors")
+    dist.barrier()
+    if first:
+        (temporary / META).write_text(json.dumps(meta.as_json(), indent=1))
+        _sync_files(temporary)
+        write_manifest(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync_folder(root)
+        (root / "latest").write_text(final.name + "\n")
+        _drop_old(root, keep)
+    dist.barrier()
+    return final
+
+
+def sharded_state(engine: DeepSpeedEngine, parameters: Sequence[Trained]) -> dict[str, Any]:
+    """name and name.moment → this rank's slice as a DTensor over the flat parameter."""
+    mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
+    state = training_state(engine)
+    tensors: dict[str, Any] = {}
+    for item in parameters:
+        for moment in (None, *MOMENTS):
+            name = item.name if moment is None else f"{item.name}.{moment}"
+            tensors[name] = slice_of(state.read(item.parameter, moment), mesh)
+    return tensors
+
+
+def slice_of(whole: Tensor, mesh: DeviceMesh) -> DTensor:
+    """This rank's piece of a flattened tensor, cut as torch.chunk cuts."""
+    flat = whole.detach().reshape(-1).float()
+    size = -(-flat.numel() // mesh.size())
+    mine = flat[size * mesh.get_rank() : size * (mesh.get_rank() + 1)].clone()
+    return DTensor.from_local(
+        mine, mesh, [Shard(0)], run_check=False, shape=flat.shape, stride=(1,)
+    )
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _drop_old(root: Path, keep: int) -> None:
+    """The newest `keep` stay; a half-written folder of an earlier crash goes."""
+    for path in root.glob("step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    whole = sorted(p for p in root.glob("step-*") if (p / MANIFEST).exists())
+    for path in whole[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)

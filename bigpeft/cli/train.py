@@ -1,0 +1,90 @@
+"""What `launch/train.py` does with its arguments: recipe → run → exit code."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from bigpeft.errors import EXIT_BUG, EXIT_DONE, EXIT_RESUMABLE, EXIT_USER, StoppedEarly, UserError
+from bigpeft.world import World, pin_threads, read_world
+
+_SECONDS_FOR_THE_FIRST_RANK = 8
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a recipe under a launcher. Returns the exit code: 0, 1, 2 or 75."""
+    world = read_world()
+    parser = argparse.ArgumentParser(
+        prog="launch/train.py", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--recipe", type=Path, required=True, help="the YAML file of the run")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_intermixed_args(arguments)
+    pin_threads(_threads(world))
+
+    from bigpeft.train.terminal import Terminal
+
+    terminal = Terminal(speaks=world.is_first)
+    try:
+        _run(options.recipe, options.overrides, world, terminal)
+    except UserError as error:
+        _explain(error, world, terminal)
+        code = EXIT_USER
+    except StoppedEarly as stop:
+        terminal.say(f"{stop}; checkpoint.resume=auto goes on")
+        code = EXIT_RESUMABLE
+    except KeyboardInterrupt:
+        terminal.say("interrupted; the last checkpoint is whole, checkpoint.resume=auto goes on")
+        code = EXIT_INTERRUPTED
+    except Exception:
+        terminal.shout(f"rank {world.rank} on {world.host}:\n{traceback.format_exc()}")
+        code = EXIT_BUG
+    else:
+        code = EXIT_DONE
+    if code not in (EXIT_DONE, EXIT_RESUMABLE):
+        _leave_now(code)
+    return code
+
+
+def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
+    from bigpeft.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from bigpeft.train.engine import leave_processes
+    from bigpeft.train.run import train
+
+    try:
+        train(loaded, world, terminal)
+    except StoppedEarly:
+        leave_processes()
+        raise
+    leave_processes()
+
+
+def _threads(world: World) -> int:
+    """An equal share of this machine's cores, unless OMP_NUM_THREADS says otherwise."""
+    return max(1, (os.cpu_count() or 1) // max(1, world.local_size))
+
+
+def _explain(error: UserError, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """One message, from the first rank; another rank speaks only if the first stays silent.
+
+    The first rank's exit makes the launcher end the others while they wait here.
+    """
+    if world.is_first:
+        terminal.shout(str(error))
+        return
+    time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
+    terminal.shout(f"rank {world.rank} on {world.host}: {error}")
+
+
+def _leave_now(code: int) -> None:
+    """Leave without waiting for collectives that other ranks may never join."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,42 @@
+"""Rows in, token batches out: formats, templates, masks, order.
+
+Importing the room loads neither transformers nor datasets: the recipe asks it for format names.
+"""
+
+from bigpeft.data.chat import read_template, render
+from bigpeft.data.choices import Choices, choice_rows
+from bigpeft.data.collate import collate
+from bigpeft.data.fingerprint import fingerprint_of
+from bigpeft.data.formats import Format, Row, RowError, Turn, formats
+from bigpeft.data.order import sample_indices, share
+from bigpeft.data.prepare import prepare
+from bigpeft.data.sources import Rows, load_rows
+from bigpeft.data.tokenize import Reader, detect, tokenise
+from bigpeft.data.tokenizer import load_tokenizer, serialised
+from bigpeft.data.tokens import Tokens, check_vocabulary
+
+__all__ = [
+    "Choices",
+    "Format",
+    "Reader",
+    "Row",
+    "RowError",
+    "Rows",
+    "Tokens",
+    "Turn",
+    "check_vocabulary",
+    "choice_rows",
+    "collate",
+    "detect",
+    "fingerprint_of",
+    "formats",
+    "load_rows",
+    "load_tokenizer",
+    "prepare",
+    "read_template",
+    "render",
+    "sample_indices",
+    "serialised",
+    "share",
+    "tokenise",
+]

@@ -1,0 +1,36 @@
+"""Rows → one padded micro-batch."""
+
+import torch
+from torch import Tensor
+
+from bigpeft.data.tokens import Tokens
+
+NO_LOSS = -100
+_MULTIPLE = 8  # tensor cores want lengths divisible by 8
+
+
+def collate(tokens: Tokens, rows: list[int], pad_id: int) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, all int64 (rows, length), padded on the right.
+
+    Length is the longest row's, rounded up to a multiple of 8. Labels are not shifted and are -100
+    where a token is no target or padding; what is padding comes from lengths, never from `pad_id`,
+    which may equal a learned EOS. No rows give one row of one token without a label: under ZeRO-3
+    every process must make as many forward passes as the others.
+    """
+    if not rows:
+        return {
+            "input_ids": torch.full((1, 1), pad_id),
+            "attention_mask": torch.ones(1, 1, dtype=torch.int64),
+            "labels": torch.full((1, 1), NO_LOSS),
+        }
+    taken = [tokens.row(index) for index in rows]
+    longest = max(len(ids) for ids, _ in taken)
+    shape = (len(rows), -(-longest // _MULTIPLE) * _MULTIPLE)
+    input_ids, labels = torch.full(shape, pad_id), torch.full(shape, NO_LOSS)
+    attention_mask = torch.zeros(shape, dtype=torch.int64)
+    for index, (ids, targets) in enumerate(taken):
+        ids = ids.long()
+        input_ids[index, : len(ids)] = ids
+        attention_mask[index, : len(ids)] = 1
+        labels[index, : len(ids)] = torch.where(targets, ids, NO_LOSS)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

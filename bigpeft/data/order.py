@@ -1,0 +1,44 @@
+"""Which row comes when: a pure function of seed, epoch and position, and who takes which."""
+
+import hashlib
+from functools import lru_cache
+
+import torch
+
+
+def sample_indices(rows: int, seed: int, shuffle: bool, start: int, count: int) -> list[int]:
+    """Rows at positions [start, start + count) of the endless sequence of epochs.
+
+    Each epoch holds every row once, in file order or in an order that depends on (seed, epoch)
+    alone, so a run may be cut and resumed anywhere, on any number of processes.
+    """
+    if rows < 1:
+        raise ValueError(f"an epoch needs at least one row, not {rows}")
+    found: list[int] = []
+    while len(found) < count:
+        epoch, first = divmod(start + len(found), rows)
+        last = min(rows, first + count - len(found))
+        if shuffle:
+            found += _permutation(rows, seed, epoch)[first:last].tolist()
+        else:
+            found += range(first, last)
+    return found
+
+
+def share(indices: list[int], rank: int, world: int, micro_size: int) -> list[list[int]]:
+    """One rank's micro-batches of one step's rows.
+
+    Micro-batch k of rank r takes [(k·world + r)·micro_size, + micro_size): all ranks' first
+    micro-batches, then all their second ones. Every rank gets equally many; when the rows do not
+    fill them (the end of an evaluation), the last ones are short or empty.
+    """
+    per_pass = world * micro_size
+    starts = range(rank * micro_size, -(-len(indices) // per_pass) * per_pass, per_pass)
+    return [indices[start : start + micro_size] for start in starts]
+
+
+@lru_cache(maxsize=2)
+def _permutation(rows: int, seed: int, epoch: int) -> torch.Tensor:
+    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    return torch.randperm(rows, generator=generator)

@@ -1,0 +1,86 @@
+"""Where in a rendered conversation the assistant's answers stand, for any chat template.
+
+An answer runs from the end of its header (`<|im_start|>assistant` and a line break), where
+generation starts, to the end of its end-of-turn mark, where generation stops; the line break that
+a template puts after the mark belongs to neither. Templates say none of this, so it is found by
+rendering:
+
+    start   the conversation up to the answer, with the generation prompt, is how the text begins
+    end     the conversation up to and with the answer is how the text begins
+
+Some templates rewrite earlier turns once later ones follow (thinking is cut out), or have no
+generation prompt. There the answer is exchanged for another one: the texts differ exactly where
+it stands.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from bigpeft.data.formats.base import RowError, Turn
+
+Render = Callable[[Sequence[Turn], bool], str]
+"""(turns, whether the generation prompt follows) → text. Raises RowError."""
+
+_STAND_INS = ("\u241f", "\u241e", "\u241d")  # pictures of control characters: nobody's first letter
+
+
+def answer_span(text: str, turns: Sequence[Turn], index: int, render: Render) -> tuple[int, int]:
+    """[start, end) in characters of the answer `turns[index]` in `text`, the rendered `turns`.
+
+    Raises RowError where the template hides the answer.
+    """
+    start = _start(text, turns, index, render)
+    end = _end(text, turns, index, render)
+    content, body = turns[index].content.strip(), text[start:end].rstrip()
+    if body and not (content and body.endswith(content)):  # a mark follows the content
+        end = start + len(body)
+    if end <= start:
+        raise RowError(
+            f"has an answer (message {index + 1}) that the chat template leaves out",
+            "train on the last answer only (data.loss_on: last), or set data.template",
+        )
+    return start, end
+
+
+def _start(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
+    before = _attempt(render, turns[:index], False)
+    prompt = _attempt(render, turns[:index], True)
+    if prompt is not None and prompt != before and text.startswith(prompt):
+        return len(prompt)
+    other = render(_exchanged(turns, index), False)
+    return _shared_head(text, other)
+
+
+def _end(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
+    upto = _attempt(render, turns[: index + 1], False)
+    if upto is not None and text.startswith(upto):
+        return len(upto)
+    content_end = len(text) - _shared_tail(text, render(_exchanged(turns, index), False))
+    if upto is None:
+        return content_end
+    last = _attempt(render, _exchanged(turns[: index + 1], index), False) or ""
+    mark = upto[len(upto) - _shared_tail(upto, last) :].rstrip()
+    return content_end + len(mark) if text.startswith(mark, content_end) else content_end
+
+
+def _exchanged(turns: Sequence[Turn], index: int) -> tuple[Turn, ...]:
+    content = turns[index].content
+    other = next(mark for mark in _STAND_INS if mark not in content[:1] + content[-1:])
+    return (*turns[:index], replace(turns[index], content=other), *turns[index + 1 :])
+
+
+def _attempt(render: Render, turns: Sequence[Turn], prompt: bool) -> str | None:
+    """None where the template refuses a part of a conversation that it takes as a whole."""
+    try:
+        return render(turns, prompt)
+    except RowError:
+        return None
+
+
+def _shared_head(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _shared_tail(one: str, other: str) -> int:
+    return _shared_head(one[::-1], other[::-1])

@@ -1,0 +1,22 @@
+"""rsLoRA, LoRA whose scaling keeps the update's size at any rank (Kalajdzievski, arXiv 2312.03732).
+
+    W' = W + (alpha / √rank) · B A
+
+Everything else is LoRA; choose it when the rank is large (64 and more).
+"""
+
+import math
+
+from bigpeft.methods.low_rank import LowRank, LowRankOptions
+
+
+class RsLoRA(LowRank):
+    """Low-rank extension with scaling alpha / √rank."""
+
+    family = "extension"
+    source = "arXiv 2312.03732"
+
+    @staticmethod
+    def scale(options: LowRankOptions) -> float:
+        """alpha / √rank."""
+        return options.alpha / math.sqrt(options.rank)

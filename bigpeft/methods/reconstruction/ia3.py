@@ -1,0 +1,62 @@
+"""(IA)3, learned rescaling of activations (Liu et al., arXiv 2205.05638, section 3.3).
+
+    attention:     W' = diag(1 + scale) · W        y = (1 + scale) ⊙ base(x)
+    feed-forward:  W' = W · diag(1 + scale)        y = base((1 + scale) ⊙ x)
+
+On the last linear of a feed-forward block the scale acts on its input, the activation, as in the
+paper (the code of arXiv 2407.05417 scales outputs everywhere). The bias is not scaled; HF peft
+scales it, which differs only on layers that have one. Trains out_features numbers per linear,
+in_features on feed-forward ones, and starts as the identity.
+"""
+
+from pydantic import Field
+from torch import Tensor
+
+from bigpeft.methods.algebra import scale_features, widen
+from bigpeft.methods.base import MethodOptions
+from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.scaling import Scaling, ScalingOptions
+
+_FEED_FORWARD = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj")
+
+
+class IA3(Scaling):
+    """One scale per output feature, or per input feature on feed-forward layers."""
+
+    class Options(ScalingOptions):
+        """Which of the targets are scaled on their input."""
+
+        feedforward_modules: tuple[str, ...] = Field(
+            _FEED_FORWARD, description="ends of layer names whose input is scaled"
+        )
+
+    family = "reconstruction"
+    source = "arXiv 2205.05638"
+    default_targets = r".*(k_proj|v_proj|c_attn|query_key_value|down_proj|fc2|mlp\.c_proj)"
+
+    def __init__(self, linear: FrozenLinear, options: Options) -> None:
+        super().__init__(options)
+        self.scales_input = _scales_input(linear, options)
+        self.scale = self.offsets(linear, self.count(options, linear))
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        if self.scales_input:
+            return linear.base(scale_features(x, self.scale))
+        return scale_features(linear.base(x), self.scale)
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """Rows of W scaled, or columns on feed-forward layers, same dtype."""
+        scale = 1 + widen(self.scale)
+        return (weight * (scale if self.scales_input else scale[:, None])).to(weight.dtype)
+
+    @classmethod
+    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+        """in_features on feed-forward layers, out_features elsewhere."""
+        assert isinstance(options, IA3.Options)
+        return linear.in_features if _scales_input(linear, options) else linear.out_features
+
+
+def _scales_input(linear: FrozenLinear, options: IA3.Options) -> bool:
+    ends = tuple(options.feedforward_modules)
+    return any(linear.name == end or linear.name.endswith(f".{end}") for end in ends)

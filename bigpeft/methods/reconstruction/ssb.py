@@ -1,0 +1,40 @@
+"""SSB, scaling the subspaces of both singular bases (Si et al., arXiv 2407.05417, Eq. 10).
+
+    W' = diag(1 + out) · W · diag(1 + in)        y = (1 + out) ⊙ base((1 + in) ⊙ x)
+
+Trains in_features + out_features numbers per linear and starts as the identity.
+"""
+
+import torch
+from torch import Tensor
+
+from bigpeft.methods.algebra import scale_features, widen
+from bigpeft.methods.base import MethodOptions
+from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.scaling import Scaling, ScalingOptions
+
+
+class SSB(Scaling):
+    """One scale per input feature and one per output feature."""
+
+    family = "reconstruction"
+    source = "arXiv 2407.05417, Eq. 10"
+
+    def __init__(self, linear: FrozenLinear, options: ScalingOptions) -> None:
+        super().__init__(options)
+        self.scale_in = self.offsets(linear, linear.in_features)
+        self.scale_out = self.offsets(linear, linear.out_features)
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        return scale_features(linear.base(scale_features(x, self.scale_in)), self.scale_out)
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """Rows and columns of W scaled, same dtype."""
+        scale = torch.outer(1 + widen(self.scale_out), 1 + widen(self.scale_in))
+        return (weight * scale).to(weight.dtype)
+
+    @classmethod
+    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+        """in_features + out_features."""
+        return linear.in_features + linear.out_features

@@ -1,0 +1,39 @@
+"""Methods that only scale features: parameters are offsets from one, never decayed."""
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import nn
+
+from bigpeft.methods.base import LinearMethod, MethodOptions, Role
+from bigpeft.methods.operator import FrozenLinear
+
+
+class ScalingOptions(MethodOptions):
+    """Options of every method whose parameters are feature scales."""
+
+    learning_rate_scale: PositiveFloat = Field(
+        10, description="scales want a larger learning rate than low-rank factors"
+    )
+
+
+class Scaling(LinearMethod):
+    """Base of (IA)3, SSL and SSB.
+
+    Offsets from one keep small steps in bf16 (its spacing above 1 is 2⁻⁷) and give weight decay,
+    were it applied, the right fixed point.
+    """
+
+    Options = ScalingOptions
+
+    def __init__(self, options: ScalingOptions) -> None:
+        super().__init__()
+        self.learning_rate_scale = options.learning_rate_scale
+
+    @staticmethod
+    def offsets(linear: FrozenLinear, features: int) -> nn.Parameter:
+        """A vector of `features` offsets from one on the layer's device."""
+        return nn.Parameter(torch.zeros(features, device=linear.device))
+
+    def role(self, parameter: str) -> Role:
+        """Scales: no decay, their own learning rate."""
+        return Role(parameter, learning_rate_scale=self.learning_rate_scale, decay=False)

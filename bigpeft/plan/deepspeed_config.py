@@ -1,0 +1,138 @@
+"""The DeepSpeed configuration is a result: a fragment of ds_configs/, its holes filled from the plan.
+
+A fragment holds ZeRO and offload keys only. Batch, precision, optimizer and clipping belong to
+the recipe; what would corrupt packed bytes is refused by name.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bigpeft.errors import FileError, RecipeError
+
+_SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
+
+_OWNED_BY_RECIPE = {
+    "train_batch_size": "batch.global_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_size",
+    "gradient_accumulation_steps": "batch.global_size (it is derived)",
+    "gradient_clipping": "optimizer.clip",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "torch_autocast": "train.precision",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.schedule",
+    "activation_checkpointing": "train.activation_checkpointing",
+}
+
+_REFUSED = {
+    "zero_quantized_weights": "quantises packed bytes a second time",
+    "zero_quantized_nontrainable_weights": "quantises packed bytes a second time",
+    "zero_quantized_gradients": "is not supported for adapters",
+    "offload_param": "is not supported for packed weights; offload_optimizer is",
+    "zero_hpz_partition_size": "refreshes weights that never change; use sharding.group",
+}
+
+
+@dataclass(frozen=True)
+class Holes:
+    """The numbers behind `auto` in a fragment, all in elements of parameters."""
+
+    persistence_threshold: int
+    block: int
+
+    def values(self) -> dict[str, int]:
+        """Two blocks live (one in use, one coming), one block kept where it is soon used again."""
+        return {
+            "stage3_param_persistence_threshold": self.persistence_threshold,
+            "stage3_max_live_parameters": 2 * self.block,
+            "stage3_max_reuse_distance": self.block,
+            "stage3_prefetch_bucket_size": self.block,
+        }
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A checked ds_configs/ file."""
+
+    name: str
+    content: dict[str, Any]
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage."""
+        return int(self.content["zero_optimization"].get("stage", 0))
+
+
+def read_fragment(name: str) -> Fragment:
+    """The fragment of this name (a file of ds_configs/), or at this path.
+
+    Raises RecipeError for a name that is not there, a key that the recipe owns or a refused one.
+    """
+    path = next((p for p in _candidates(name) if p.is_file()), None)
+    if path is None:
+        names = sorted(p.stem for p in _SHIPPED.glob("*.json"))
+        raise RecipeError(
+            "sharding.fragment",
+            f"{name!r} is neither a fragment of ds_configs/ nor a file",
+            f"write one of {', '.join(names)}, or the path of a JSON file",
+        )
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise FileError(str(path), f"is not JSON ({error})", "mend the file") from error
+    _check(path, content)
+    return Fragment(name, content)
+
+
+def _candidates(name: str) -> list[Path]:
+    return [Path(name), Path("ds_configs") / f"{name}.json", _SHIPPED / f"{name}.json"]
+
+
+def _check(path: Path, content: Any) -> None:
+    zero = content.get("zero_optimization") if isinstance(content, dict) else None
+    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
+        raise FileError(
+            str(path),
+            "has no zero_optimization section with a stage from 0 to 3",
+            "start from a file of ds_configs/",
+        )
+    for key in content:
+        if key in _OWNED_BY_RECIPE:
+            raise RecipeError(
+                f"{path}: {key}", "belongs to the recipe", f"set {_OWNED_BY_RECIPE[key]} there"
+            )
+    for key, reason in _REFUSED.items():
+        value = zero.get(key)
+        if value and value != 1:
+            raise RecipeError(f"{path}: zero_optimization.{key}", reason, f"remove {key}")
+
+
+def complete(
+    fragment: Fragment,
+    holes: Holes,
+    *,
+    micro_size: int,
+    accumulation_steps: int,
+    world_size: int,
+    precision: str,
+    clip: float | None,
+) -> dict[str, Any]:
+    """The whole DeepSpeed configuration, nothing hidden: it is written into the run folder."""
+    zero = dict(fragment.content["zero_optimization"])
+    for key, value in holes.values().items():
+        if zero.get(key) == "auto":
+            zero[key] = value
+    return fragment.content | {
+        "train_batch_size": micro_size * accumulation_steps * world_size,
+        "train_micro_batch_size_per_gpu": micro_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": clip or 0.0,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16", "loss_scale": 0, "initial_scale_power": 16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }

@@ -1,0 +1,178 @@
+"""The plan: every number that follows from a recipe and a world, before anything is paid for.
+
+Only this room reads the recipe; rooms below receive values, rooms above a frozen Plan.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from bigpeft.backbone import build_skeleton, freeze_linears, read_config
+from bigpeft.errors import RecipeError
+from bigpeft.methods import LinearMethod
+from bigpeft.placement import Placement, place
+from bigpeft.plan.blocks import largest_block, persistence_threshold
+from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragment
+from bigpeft.plan.folder import resolve_model_folder
+from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes
+from bigpeft.quant import CodecOptions, make_codec
+from bigpeft.recipe import Batch, Recipe
+from bigpeft.recipe.sections import MethodSection
+from bigpeft.world import World
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run. `model` is the skeleton on meta with the methods seated."""
+
+    recipe: Recipe
+    world: World
+    folder: Path | None
+    model: PreTrainedModel
+    seated: dict[str, LinearMethod]
+    dense_linears: list[str]
+    precision: str
+    stage: int
+    group_size: int
+    accumulation_steps: int
+    ds_config: dict[str, Any]
+    held: HeldBytes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return DTYPES[self.precision]
+
+    @property
+    def trainable(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def make_plan(recipe: Recipe, world: World) -> Plan:
+    """Derive and check everything. Raises RecipeError, FileError or ShapeError where it cannot run.
+
+    Runs on one laptop for any size of model: no weights, no process group.
+    """
+    precision = choose_precision(recipe.train.precision)
+    fragment = read_fragment(recipe.sharding.fragment)
+    accumulation_steps = accumulation(recipe.batch, world.size)
+    group_size = choose_group(recipe.sharding.group, fragment, world)
+    folder = resolve_model_folder(recipe.model)
+    model, seated, dense = _place(recipe, folder, DTYPES[precision])
+    block = largest_block(model)
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    packed = [p.numel() for p in model.parameters() if p.dtype == torch.uint8]
+    ds_config = complete(
+        fragment,
+        Holes(persistence_threshold(model, trained, packed), block),
+        micro_size=recipe.batch.micro_size,
+        accumulation_steps=accumulation_steps,
+        world_size=world.size,
+        precision=precision,
+        clip=recipe.optimizer.clip,
+    )
+    held = held_bytes(
+        model, DTYPES[precision].itemsize, fragment.stage, group_size, world.size, block
+    )
+    _refuse_too_large(held, world)
+    return Plan(
+        recipe=recipe,
+        world=world,
+        folder=folder,
+        model=model,
+        seated=seated,
+        dense_linears=dense,
+        precision=precision,
+        stage=fragment.stage,
+        group_size=group_size,
+        accumulation_steps=accumulation_steps,
+        ds_config=ds_config,
+        held=held,
+    )
+
+
+def _place(
+    recipe: Recipe, folder: Path | None, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, LinearMethod], list[str]]:
+    wanted = recipe.model
+    config = read_config(
+        None if wanted.config is not None else folder,
+        wanted.config,
+        wanted.layers,
+        wanted.trust_remote_code,
+    )
+    model = build_skeleton(config, wanted.trust_remote_code)
+    codec = make_codec(wanted.weights, CodecOptions(wanted.block, wanted.nested, dtype))
+    _, dense = freeze_linears(model, codec)
+    return model, place(model, placement_of(recipe)), dense
+
+
+def placement_of(recipe: Recipe) -> Placement:
+    """The method section as values."""
+    section: MethodSection = recipe.method
+    own = set(type(section).model_fields) - set(MethodSection.model_fields) - {"name"}
+    return Placement(
+        method=recipe.method.name,
+        options={key: getattr(section, key) for key in own},
+        target_modules=section.target_modules,
+        overrides=section.overrides,
+        train_modules=section.train_modules,
+    )
+
+
+def choose_precision(wanted: str) -> str:
+    """`auto` is bf16 on an accelerator and fp32 on a CPU, where bf16 is several times slower."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if torch.accelerator.is_available() else "fp32"
+
+
+def accumulation(batch: Batch, world_size: int) -> int:
+    """Micro-batches per rank per optimizer step. Raises RecipeError if they do not divide."""
+    per_pass = batch.micro_size * world_size
+    steps, rest = divmod(batch.global_size, per_pass)
+    if rest:
+        nearest = sorted({max(steps, 1) * per_pass, (steps + 1) * per_pass})
+        raise RecipeError(
+            "batch.global_size",
+            f"{batch.global_size} is not a multiple of micro_size {batch.micro_size} "
+            f"× world size {world_size}",
+            f"write {' or '.join(map(str, nearest))}, or change batch.micro_size",
+        )
+    return steps
+
+
+def choose_group(wanted: str | int, fragment: Fragment, world: World) -> int:
+    """Ranks that share one copy of the frozen backbone. Raises RecipeError if they do not divide."""
+    size = {"world": world.size, "node": world.local_size}.get(str(wanted), wanted)
+    assert isinstance(size, int)
+    if size != world.size and fragment.stage != 3:
+        raise RecipeError(
+            "sharding.group",
+            f"{wanted} needs ZeRO-3, {fragment.name} is stage {fragment.stage}",
+            "write sharding.fragment: zero3, or leave sharding.group at world",
+        )
+    if world.size % size:
+        raise RecipeError(
+            "sharding.group",
+            f"{wanted} does not divide the world size {world.size}",
+            f"write a divisor of {world.size}",
+        )
+    return size
+
+
+def _refuse_too_large(held: HeldBytes, world: World) -> None:
+    have = available_bytes(world.local_size)
+    if held.sum > have:
+        raise RecipeError(
+            "model",
+            f"needs {held.sum / 2**30:.1f} GiB on every rank before the first activation, "
+            f"{have / 2**30:.1f} GiB are free",
+            "use more ranks with sharding.fragment: zero3, fewer model.layers, or a smaller rank",
+        )

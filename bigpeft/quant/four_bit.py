@@ -1,0 +1,105 @@
+"""What nf4 and fp4 share: 4-bit codes with a scale per block, as bitsandbytes makes them.
+
+Sections of the flat tensor: codes | scales | scales of the scales | their mean. Codes and scales
+are bit-identical to `bitsandbytes.functional.quantize_4bit`, so weights exchange with it exactly.
+
+bitsandbytes 0.50 decodes a weight whose in_features is no multiple of the block wrongly on CPUs
+with AVX-512, and compiles code for an odd one. Its kernel is right for one long row, so such
+weights are decoded as that.
+"""
+
+from functools import cache
+from typing import ClassVar
+
+import bitsandbytes.functional as bnb
+import torch
+from torch import Tensor
+
+from bigpeft.errors import RecipeError
+from bigpeft.quant.codec import Codec, CodecOptions, sections, view_as
+
+BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+_NESTED_BLOCK = 256
+
+
+@cache
+def _nested_levels(device: torch.device) -> Tensor:
+    """The 256 levels of a quantised scale, a constant of the format."""
+    return bnb.create_dynamic_map().to(device)
+
+
+class FourBit(Codec):
+    """Blockwise 4-bit codes; the subclass names the 16 levels."""
+
+    levels: ClassVar[str]
+
+    def __init__(self, options: CodecOptions) -> None:
+        if options.block not in BLOCKS:
+            raise RecipeError(
+                "model.block",
+                f"{options.block} is not a block size of bitsandbytes",
+                f"write one of {', '.join(map(str, BLOCKS))}",
+            )
+        super().__init__(options)
+
+    def _ranges(self, shape: tuple[int, int]) -> tuple[list[tuple[int, int]], int]:
+        numbers = shape[0] * shape[1]
+        blocks = -(-numbers // self.options.block)
+        codes = -(-numbers // 2)
+        if self.options.nested:
+            return sections([codes, blocks, 4 * -(-blocks // _NESTED_BLOCK), 4])
+        return sections([codes, 4 * blocks])
+
+    def nbytes(self, shape: tuple[int, int]) -> int:
+        """Half a byte per weight and the statistics of its blocks, padded to 16-byte lines."""
+        return self._ranges(shape)[1]
+
+    def encode(self, weight: Tensor) -> Tensor:
+        """Dense (out_features, in_features) → uint8 (nbytes,)."""
+        shape = (weight.shape[0], weight.shape[1])
+        ranges, total = self._ranges(shape)
+        codes, state = bnb.quantize_4bit(
+            weight.contiguous(),
+            blocksize=self.options.block,
+            quant_type=self.levels,
+            compress_statistics=self.options.nested,
+        )
+        parts = [codes, state.absmax]
+        if self.options.nested:
+            parts += [state.state2.absmax, state.offset]
+        flat = torch.zeros(total, dtype=torch.uint8, device=weight.device)
+        for (start, end), part in zip(ranges, parts, strict=True):
+            flat[start:end] = part.reshape(-1).view(torch.uint8)
+        return flat
+
+    def decode(self, flat: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """uint8 (nbytes,) → dense (out_features, in_features); fp64 is widened from fp32."""
+        out_features, in_features = shape
+        parts = [flat[start:end] for start, end in self._ranges(shape)[0]]
+        codes = parts[0]
+        row = out_features * in_features
+        whole_blocks = in_features % self.options.block == 0
+        computed = dtype if dtype != torch.float64 else torch.float32
+        dense = torch.ops.bitsandbytes.dequantize_4bit.default(
+            codes.view(-1, 1),
+            self._scales(parts[1:]),
+            self.options.block,
+            self.levels,
+            shape if whole_blocks else (2 * codes.numel(),),
+            computed,
+        )
+        return dense.reshape(-1)[:row].view(shape).to(dtype)
+
+    def _scales(self, statistics: list[Tensor]) -> Tensor:
+        """One fp32 scale per block."""
+        if not self.options.nested:
+            return view_as(statistics[0], torch.float32)
+        codes, scales, mean = statistics
+        decoded = torch.ops.bitsandbytes.dequantize_blockwise.default(
+            codes,
+            view_as(scales, torch.float32),
+            _nested_levels(codes.device),
+            _NESTED_BLOCK,
+            torch.float32,
+        )
+        return decoded.add_(view_as(mean, torch.float32))

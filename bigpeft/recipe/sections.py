@@ -1,0 +1,221 @@
+"""The recipe: one frozen tree of sections, every key documented where it is defined."""
+
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    create_model,
+    model_validator,
+)
+
+from bigpeft.data import formats
+from bigpeft.methods import linear_methods
+from bigpeft.quant import codecs
+
+Targets = Literal["all-linear"] | str | tuple[str, ...]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def one_of(names: list[str]) -> AfterValidator:
+    """A validator that accepts only these names and lists them otherwise."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"is not one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """The backbone: where its weights come from and how they are kept."""
+
+    name: str | None = Field(None, description="folder of a Hugging Face model, or a hub name")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    config: dict[str, Any] | None = Field(
+        None, description="an inline config.json instead of a folder; needs random: true"
+    )
+    tokenizer: str | None = Field(None, description="folder or hub name; default: the model's own")
+    weights: Annotated[str, one_of(sorted(codecs()))] = Field(
+        "nf4", description="how frozen linears are kept: nf4, fp4, or none for the compute dtype"
+    )
+    block: PositiveInt = Field(64, description="weights that share one scale, 32 to 4096")
+    nested: bool = Field(True, description="quantise the scales too")
+    random: bool = Field(False, description="random weights from the config; no weight file is read")
+    layers: PositiveInt | None = Field(None, description="keep only this many layers")
+    trust_remote_code: bool = Field(False, description="run Python code that ships with the model")
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "Model":
+        if self.name is None and self.config is None:
+            raise ValueError("needs name (a model folder or hub name) or config with random: true")
+        if self.config is not None and not self.random:
+            raise ValueError("config describes a model without weights: add random: true")
+        return self
+
+
+class MethodSection(Section):
+    """Keys that every method has beside its own options."""
+
+    target_modules: Targets | None = Field(
+        None, description='"all-linear", ends of layer names, or a regular expression'
+    )
+    train_modules: tuple[str, ...] = Field(
+        (), description="small dense modules trained in full: ends of names such as norm, lm_head"
+    )
+    overrides: dict[str, dict[str, Any]] = Field(
+        {}, description="end of a layer name or regular expression → other options for it"
+    )
+
+
+def _method_sections() -> dict[str, type[MethodSection]]:
+    sections = {}
+    for name, method in linear_methods().items():
+        options = {key: (f.annotation, f) for key, f in method.Options.model_fields.items()}
+        sections[name] = create_model(
+            f"Method_{name}",
+            __base__=MethodSection,
+            __doc__=(method.__doc__ or "").strip(),
+            name=(Literal[name], Field(description="name of the method")),  # type: ignore[valid-type]
+            **options,  # type: ignore[call-overload]
+        )
+    return sections
+
+
+METHOD_SECTIONS = _method_sections()
+Method = Annotated[Union[tuple(METHOD_SECTIONS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
+
+
+class Data(Section):
+    """Training rows: where they are, how a row is read, and what the loss sees."""
+
+    path: str | tuple[str, ...] = Field(description="file, folder, glob or hub name; or several")
+    format: Annotated[str, one_of(["auto", *sorted(formats())])] = Field(
+        "auto", description="how a row is read; auto looks at the columns"
+    )
+    columns: dict[str, str] = Field({}, description="the format's column → the file's column")
+    max_length: PositiveInt = Field(1024, description="tokens per row")
+    long_rows: Literal["error", "drop", "truncate"] = Field(
+        "drop", description="what to do with rows over max_length"
+    )
+    loss_on: Literal["assistant", "last", "all"] = Field(
+        "assistant", description="answers, only the last answer, or every token"
+    )
+    template: str | None = Field(
+        None, description="Jinja chat template or a file of one; default: the tokenizer's"
+    )
+    limit: PositiveInt | None = Field(None, description="use only the first rows")
+    shuffle: bool = Field(True, description="another order each epoch, a function of run.seed")
+
+
+class Evaluation(Section):
+    """Held-out rows, read like the training rows."""
+
+    path: str | tuple[str, ...] = Field(description="file, folder, glob or hub name; or several")
+    limit: PositiveInt | None = Field(None, description="use only the first rows")
+    micro_size: PositiveInt = Field(8, description="rows per rank per forward pass")
+    choices: tuple[str, ...] = Field(
+        (), description="possible answers: also measure how often the right one is likeliest"
+    )
+
+
+class Batch(Section):
+    """How many rows one optimizer step sees, and how ranks share them."""
+
+    global_size: PositiveInt = Field(description="rows per optimizer step, all ranks together")
+    micro_size: PositiveInt = Field(1, description="rows per rank per forward pass")
+
+
+class Optimizer(Section):
+    """AdamW, its schedule and clipping."""
+
+    name: Literal["adamw"] = Field("adamw", description="the optimizer")
+    learning_rate: PositiveFloat = Field(2e-4, description="peak learning rate")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay of the two moments")
+    epsilon: PositiveFloat = Field(1e-8, description="added to the root of the second moment")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled decay of factors")
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        "cosine", description="course after warm-up; wsd is warm-up, stable, decay"
+    )
+    warmup_steps: NonNegativeInt | None = Field(None, description="steps from zero to the peak")
+    warmup_ratio: Share = Field(0.03, description="the same as a share of all steps")
+    decay_ratio: Share = Field(0.2, description="wsd: share of all steps that decay")
+    final_ratio: Share = Field(0.0, description="last learning rate over the peak")
+    clip: PositiveFloat | None = Field(1.0, description="largest global gradient norm; null: none")
+
+
+class Run(Section):
+    """Where the results go, and the seed of everything random."""
+
+    folder: str = Field(description="run folder: metrics, checkpoints, adapter, summary")
+    seed: NonNegativeInt = Field(0, description="seed of data order, starts and dropout")
+
+
+class Train(Section):
+    """Length and precision of the run."""
+
+    steps: PositiveInt | None = Field(None, description="optimizer steps")
+    epochs: PositiveFloat | None = Field(None, description="passes over the data instead of steps")
+    stop_after: PositiveInt | None = Field(
+        None, description="save after this step and exit with 75: for queues with a time limit"
+    )
+    evaluate_every: PositiveInt | None = Field(
+        None, description="steps between evaluations; always at the start and the end"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="compute dtype; auto is bf16 on an accelerator, fp32 on a CPU"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="recompute each block in the backward pass instead of keeping it"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> "Train":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("needs either steps or epochs")
+        return self
+
+
+class Sharding(Section):
+    """Who keeps which part of the model."""
+
+    fragment: str = Field("zero3", description="a file of ds_configs/ without .json, or a path")
+    group: Literal["world", "node"] | PositiveInt = Field(
+        "world", description="ranks that share one copy of the frozen backbone (ZeRO-3)"
+    )
+
+
+class Checkpointing(Section):
+    """When to save, how much to keep, whether to go on."""
+
+    every: PositiveInt | None = Field(None, description="steps between checkpoints")
+    keep: PositiveInt = Field(2, description="newest checkpoints to keep")
+    resume: str = Field("never", description="auto (newest that verifies), never, or a checkpoint")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    model: Model
+    method: Method  # type: ignore[valid-type]
+    data: Data
+    eval: Evaluation | None = None
+    batch: Batch
+    optimizer: Optimizer = Optimizer()  # type: ignore[call-arg]
+    run: Run
+    train: Train
+    sharding: Sharding = Sharding()  # type: ignore[call-arg]
+    checkpoint: Checkpointing = Checkpointing()  # type: ignore[call-arg]

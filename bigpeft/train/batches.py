@@ -1,0 +1,23 @@
+"""This rank's micro-batches of any step: a pure function, so resuming needs no position."""
+
+from torch import Tensor
+
+from bigpeft.data import Tokens, collate, sample_indices, share
+from bigpeft.plan import Plan
+
+
+class Batches:
+    """Global step → the micro-batches of this rank."""
+
+    def __init__(self, tokens: Tokens, pad_id: int, plan: Plan) -> None:
+        self._tokens, self._pad_id, self._plan = tokens, pad_id, plan
+
+    def of_step(self, step: int) -> list[dict[str, Tensor]]:
+        """Micro-batches of optimizer step `step` (from 0)."""
+        recipe, world = self._plan.recipe, self._plan.world
+        size = recipe.batch.global_size
+        rows = sample_indices(
+            len(self._tokens), recipe.run.seed, recipe.data.shuffle, step * size, size
+        )
+        mine = share(rows, world.rank, world.size, recipe.batch.micro_size)
+        return [collate(self._tokens, part, self._pad_id) for part in mine]

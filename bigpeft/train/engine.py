@@ -1,0 +1,108 @@
+"""The DeepSpeed engine: processes, partition, optimizer; the one place that knows its corners."""
+
+import os
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bigpeft.backbone import Partition, Whole, ZeroThree, node_group
+from bigpeft.placement import Trained, optimizer_groups
+from bigpeft.plan import Plan
+from bigpeft.world import World, announce
+
+
+def join_processes(world: World) -> torch.device:
+    """Join the process group; returns this rank's device."""
+    announce(world)
+    get_accelerator().set_device(world.local_rank)
+    deepspeed.init_distributed(
+        dist_backend=get_accelerator().communication_backend_name(), auto_mpi_discovery=False
+    )
+    return torch.device(get_accelerator().device_name(world.local_rank))
+
+
+def leave_processes() -> None:
+    """Leave the process group, all ranks together."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def make_partition(plan: Plan) -> Partition:
+    """How this plan cuts parameters while they load."""
+    if plan.stage < 3:
+        return Whole()
+    return ZeroThree(plan.ds_config, node_group(plan.group_size))
+
+
+def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> DeepSpeedEngine:
+    """Optimizer and engine over a loaded model."""
+    wanted = plan.recipe.optimizer
+    model.enable_input_require_grads()
+    if plan.recipe.train.activation_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.AdamW(
+        optimizer_groups(trained, wanted.learning_rate, wanted.weight_decay),
+        betas=wanted.betas,
+        eps=wanted.epsilon,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        model_parameters=[item.parameter for item in trained],
+        config=plan.ds_config,
+    )
+    if plan.stage == 3:
+        _keep_gathered(engine, [item.parameter for item in trained])
+    return engine
+
+
+def _keep_gathered(engine: DeepSpeedEngine, parameters: list[nn.Parameter]) -> None:
+    """Mark adapters that are too large for the threshold, so that they never share a gather with
+    frozen weights, whose group may be another."""
+    zero: Any = engine.optimizer
+    late = [p for p in parameters if not p.ds_persist]  # type: ignore[attr-defined]
+    for parameter in late:
+        parameter.ds_persist = True  # type: ignore[attr-defined]
+        zero.persistent_parameters.append(parameter)
+    if late:
+        late[0].all_gather(late)  # type: ignore[attr-defined]
+
+
+def set_learning_rate(engine: DeepSpeedEngine, factor: float) -> float:
+    """Scale every group's peak; returns the largest learning rate."""
+    groups = engine.optimizer.param_groups
+    for group in groups:
+        group["lr"] = factor * group["peak"]
+    return max(group["lr"] for group in groups)
+
+
+def unreduced_norm(engine: DeepSpeedEngine) -> Tensor | None:
+    """The global gradient norm where no ZeRO optimizer will know it: stage 0 in fp32."""
+    if engine.zero_optimization_stage() or hasattr(engine.optimizer, "_global_grad_norm"):
+        return None
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+
+def gradient_norm(engine: DeepSpeedEngine, norm: Tensor | None) -> float:
+    """The norm before clipping: as measured, or as the ZeRO optimizer reports it."""
+    value = norm if norm is not None else engine.get_global_grad_norm()
+    return float(value) if value is not None else float("nan")
+
+
+def peak_memory() -> int:
+    """Largest memory of this rank so far, bytes: of the accelerator, or resident on a CPU."""
+    return int(get_accelerator().max_memory_allocated())
+
+
+def quiet() -> None:
+    """Ask libraries for fewer notices; what they still print goes to run.log."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

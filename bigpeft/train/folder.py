@@ -1,0 +1,74 @@
+"""The run folder: self-describing, refused when it holds another run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from bigpeft.errors import FileError
+from bigpeft.plan import Plan
+from bigpeft.recipe import dump_recipe
+from bigpeft.world import World
+
+_PACKAGES = (
+    "bigpeft torch deepspeed transformers bitsandbytes datasets tokenizers safetensors sentencepiece"
+).split()
+
+
+def open_run(folder: Path, resuming: bool, world: World) -> None:
+    """Make the folder. Raises FileError where it cannot be written or holds a run already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{world.rank}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise FileError(
+            f"run.folder: {folder}",
+            f"cannot be written ({error.strerror})",
+            "choose another run.folder, or mend its permissions",
+        ) from error
+    if world.is_first and not resuming and (folder / "metrics.jsonl").exists():
+        raise FileError(
+            f"run.folder: {folder}",
+            "holds a run already",
+            "write checkpoint.resume=auto to go on with it, or choose another run.folder",
+        )
+
+
+def describe_run(folder: Path, plan: Plan) -> None:
+    """Write recipe.yaml (resolved), ds_config.json and environment.json."""
+    (folder / "recipe.yaml").write_text(dump_recipe(plan.recipe))
+    write_json(folder / "ds_config.json", plan.ds_config)
+    write_json(folder / "environment.json", environment(plan.world))
+
+
+def environment(world: World) -> dict[str, object]:
+    """Versions, machine and world: what one needs to repeat the run."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "world": asdict(world),
+        "accelerator": str(accelerator) if accelerator else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a whole JSON file or leave the old one."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)

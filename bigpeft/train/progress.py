@@ -1,0 +1,137 @@
+"""What a run tells: terminal lines, metrics.jsonl, summary.json."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+
+from bigpeft.backbone import PackedMeter
+from bigpeft.plan import Plan
+from bigpeft.recipe import Recipe
+from bigpeft.train.engine import peak_memory
+from bigpeft.train.evaluate import Result
+from bigpeft.train.folder import write_json
+from bigpeft.train.metrics import MetricsFile, read_rows
+from bigpeft.train.step import StepRecord
+from bigpeft.train.terminal import Terminal
+
+BEFORE = "before.json"
+
+
+def total_steps(recipe: Recipe, rows: int) -> int:
+    """train.steps, or the steps that train.epochs passes over the rows take."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    assert recipe.train.epochs is not None
+    return max(1, math.ceil(recipe.train.epochs * rows / recipe.batch.global_size))
+
+
+class Progress:
+    """Keeps the record of one run; only the first rank writes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        terminal: Terminal,
+        engine: DeepSpeedEngine,
+        meter: PackedMeter,
+        steps: int,
+        done: int,
+    ) -> None:
+        self._folder, self._terminal, self._meter = folder, terminal, meter
+        self._first = dist.get_rank() == 0
+        self._metrics = MetricsFile(folder / "metrics.jsonl")
+        if self._first:
+            self._metrics.cut(done)
+        self._lines = terminal.progress(steps)
+        self._lines.begin(done)
+        self._started, self._done = time.monotonic(), done
+        self._last: Result | None = None
+
+    def before(self, result: Result) -> None:
+        """The evaluation before the first step; a resumed run keeps the one of its start."""
+        self._say("before", result)
+        if self._first and self._done == 0:
+            write_json(self._folder / BEFORE, result.as_metrics())
+
+    def after(
+        self, step: int, record: StepRecord, rate: float, seconds: float, result: Result | None
+    ) -> None:
+        """One finished optimizer step."""
+        memory = peak_memory()
+        row: dict[str, Any] = {
+            "step": step,
+            "loss": record.loss,
+            "grad_norm": record.grad_norm,
+            "learning_rate": rate,
+            "tokens": record.tokens,
+            "seconds": round(seconds, 4),
+            "memory_bytes": memory,
+        }
+        if result is not None:
+            row |= result.as_metrics()
+            self._last = result
+        if self._first:
+            self._metrics.add(row)
+        self._lines.show(step, record.loss, record.tokens / seconds, memory)
+        if result is not None:
+            self._say(f"after step {step}", result)
+
+    def finish(self) -> None:
+        """No more steps."""
+        self._lines.close()
+
+    def summarise(self, plan: Plan) -> None:
+        """Write summary.json from all ranks' figures and say the last line."""
+        self.finish()
+        mine = {
+            "peak_memory_bytes": peak_memory(),
+            "packed_bytes_shard": self._meter.shard,
+            "packed_bytes_gathered_peak": self._meter.gathered_peak,
+        }
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+        if not self._first:
+            return
+        rows = read_rows(self._folder / "metrics.jsonl")
+        summary = {
+            "steps": rows[-1]["step"],
+            "loss_first": rows[0]["loss"],
+            "loss_last": rows[-1]["loss"],
+            "seconds": round(time.monotonic() - self._started, 3),
+            "world_size": dist.get_world_size(),
+            "trainable_parameters": plan.trainable,
+            "peak_memory_bytes": [rank["peak_memory_bytes"] for rank in ranks],
+            "packed_bytes_total": self._meter.total,
+            "packed_bytes_shard": max(rank["packed_bytes_shard"] for rank in ranks),
+            "packed_bytes_gathered_peak": max(r["packed_bytes_gathered_peak"] for r in ranks),
+            "held_bytes_planned": plan.held.sum,
+        }
+        summary |= self._evaluations()
+        write_json(self._folder / "summary.json", summary)
+        self._terminal.say(
+            f"loss {summary['loss_first']:.4f} → {summary['loss_last']:.4f}; "
+            f"run folder {self._folder}"
+        )
+
+    def _evaluations(self) -> dict[str, float]:
+        """Before and after, under the names that scripts read."""
+        if self._last is None:
+            return {}
+        before = json.loads((self._folder / BEFORE).read_text())
+        after = self._last.as_metrics()
+        pairs = {"eval_loss": "eval_loss", "eval_accuracy": "accuracy"}
+        return {
+            f"{name}_{when}": values[key]
+            for when, values in (("before", before), ("after", after))
+            for key, name in pairs.items()
+            if key in values
+        }
+
+    def _say(self, when: str, result: Result) -> None:
+        accuracy = f", accuracy {result.eval_accuracy:.3f}" if result.eval_accuracy is not None else ""
+        self._terminal.say(f"held-out {when}: loss {result.eval_loss:.4f}{accuracy}")

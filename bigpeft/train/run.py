@@ -1,0 +1,91 @@
+"""A run, from recipe to adapter: the story of the whole program on one page."""
+
+import time
+from pathlib import Path
+
+from bigpeft.checkpoint import find
+from bigpeft.errors import StoppedEarly
+from bigpeft.export import save_adapter
+from bigpeft.plan import Plan, make_plan
+from bigpeft.recipe import Recipe
+from bigpeft.train.backbone import load_backbone
+from bigpeft.train.batches import Batches
+from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
+from bigpeft.train.evaluate import evaluate
+from bigpeft.train.folder import describe_run, open_run
+from bigpeft.train.inputs import read_inputs
+from bigpeft.train.progress import Progress, total_steps
+from bigpeft.train.saving import Saver
+from bigpeft.train.schedule import Schedule
+from bigpeft.train.step import train_step
+from bigpeft.train.terminal import Terminal
+from bigpeft.world import World
+
+
+def train(recipe: Recipe, world: World, terminal: Terminal) -> None:
+    """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
+    plan = make_plan(recipe, world)
+    folder = Path(recipe.run.folder)
+    open_run(folder, recipe.checkpoint.resume != "never", world)
+    terminal.send_notices_to(folder / "run.log")
+    found = find(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
+    inputs = read_inputs(plan, folder)
+    steps = total_steps(recipe, len(inputs.tokens))
+    if world.is_first:
+        describe_run(folder, plan)
+    terminal.say(describe(plan, len(inputs.tokens), steps))
+
+    device = join_processes(world)
+    meter, trained = load_backbone(plan, device)
+    engine = build_engine(plan.model, trained, plan)
+    saver = Saver(folder / "checkpoints", plan, engine, trained)
+    done = saver.resume(found, terminal.say)
+    batches = Batches(inputs.tokens, inputs.pad_id, plan)
+    schedule = Schedule.of(recipe.optimizer, steps)
+    progress = Progress(folder, terminal, engine, meter, steps, done)
+    if inputs.held_out is not None:
+        progress.before(evaluate(engine, inputs.held_out, world))
+
+    for step in range(done, steps):
+        started = time.monotonic()
+        rate = set_learning_rate(engine, schedule.factor(step))
+        with meter.watch_if(step - done < 2):
+            record = train_step(engine, batches.of_step(step), step + 1)
+        for method in plan.seated.values():
+            method.after_step(step + 1)
+        result = None
+        last = step + 1 == steps
+        if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step)):
+            result = evaluate(engine, inputs.held_out, world)
+        progress.after(step + 1, record, rate, time.monotonic() - started, result)
+        stopping = step + 1 == recipe.train.stop_after and not last
+        if stopping or last or due(recipe.checkpoint.every, step):
+            saver.save(step + 1)
+        if stopping:
+            progress.finish()
+            raise StoppedEarly(f"stopped after step {step + 1} of {steps}")
+
+    save_adapter(folder / "adapter", trained, plan, engine)
+    progress.summarise(plan)
+
+
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps happens after step index `step`."""
+    return every is not None and (step + 1) % every == 0
+
+
+def describe(plan: Plan, rows: int, steps: int) -> str:
+    """Three lines before the start: what is trained, on what, over which sharding."""
+    recipe, held = plan.recipe, plan.held
+    kind = plan.model.config.model_type
+    return (
+        f"{recipe.model.name or kind}: {len(plan.seated)} linears with {recipe.method.name}, "
+        f"{plan.trainable:,} numbers trained, {plan.precision}\n"
+        f"{rows} rows, {steps} steps of {recipe.batch.global_size} = "
+        f"{recipe.batch.micro_size} × {plan.accumulation_steps} accumulation × "
+        f"{plan.world.size} ranks\n"
+        f"ZeRO-{plan.stage}, backbone {recipe.model.weights} shared by {plan.group_size}: "
+        f"{held.packed / 2**20:.1f} of {held.packed_total / 2**20:.1f} MiB packed on each rank, "
+        f"{held.sum / 2**20:.1f} MiB held in all"
+    )
+

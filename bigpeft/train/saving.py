@@ -1,0 +1,62 @@
+"""Checkpoints of a run: what identifies it, when it goes on, where it stands."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from deepspeed import DeepSpeedEngine
+
+from bigpeft.checkpoint import Meta, load, loss_scale, read_meta, save, updates_done
+from bigpeft.placement import Trained
+from bigpeft.plan import Plan
+
+
+class Saver:
+    """Saves and resumes one run."""
+
+    def __init__(
+        self, root: Path, plan: Plan, engine: DeepSpeedEngine, trained: list[Trained]
+    ) -> None:
+        self._root, self._plan, self._engine, self._trained = root, plan, engine, trained
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of this step, all ranks together."""
+        keep = self._plan.recipe.checkpoint.keep
+        save(self._root, self._engine, self._trained, self._meta(step), keep)
+
+    def resume(self, found: Path | None, say: Callable[[str], None]) -> int:
+        """Restore what was found; returns the steps already done, 0 for a fresh run."""
+        if found is None:
+            return 0
+        meta = read_meta(found)
+        meta.refuse_another_run(str(found), self._meta(meta.step))
+        load(found, self._engine, self._trained)
+        say(f"resumed {found.name}, saved by {meta.world_size} ranks")
+        return meta.step
+
+    def _meta(self, step: int) -> Meta:
+        return Meta(
+            step=step,
+            updates=updates_done(self._engine),
+            world_size=self._plan.world.size,
+            identity=identity(self._plan),
+            parameters={t.name: list(_shape(t)) for t in self._trained},
+            loss_scale=loss_scale(self._engine),
+        )
+
+
+def _shape(item: Trained) -> tuple[int, ...]:
+    return tuple(getattr(item.parameter, "ds_shape", item.parameter.shape))
+
+
+def identity(plan: Plan) -> dict[str, object]:
+    """What must not change when a run goes on. World, stage, micro-batch and folders may."""
+    recipe = plan.recipe
+    return {
+        "model": recipe.model.model_dump(mode="json", exclude={"name", "tokenizer"}),
+        "method": recipe.method.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json"),
+        "batch.global_size": recipe.batch.global_size,
+        "optimizer": recipe.optimizer.model_dump(mode="json"),
+        "run.seed": recipe.run.seed,
+        "precision": plan.precision,
+    }

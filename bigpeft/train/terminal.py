@@ -1,0 +1,87 @@
+"""What the user sees: a few lines of their own run; notices of libraries go to run.log."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+PLAIN_LINES = 12
+
+
+class Terminal:
+    """The real standard output, kept for the user while the process writes to run.log.
+
+    Only the first rank speaks; the others' lines are dropped.
+    """
+
+    def __init__(self, speaks: bool) -> None:
+        self._speaks = speaks
+        self._stream: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
+        self.console = Console(file=self._stream, highlight=False, soft_wrap=True)
+
+    def send_notices_to(self, path: Path) -> None:
+        """From now on everything printed by libraries, all ranks, goes to this file."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+
+    def say(self, text: str) -> None:
+        """One line from the first rank."""
+        if self._speaks:
+            self.console.print(text, markup=False)
+
+    def shout(self, text: str) -> None:
+        """One message from whichever rank has to say it."""
+        self.console.print(text, markup=False)
+        self._stream.flush()
+
+    def progress(self, total: int) -> "StepLines":
+        """Progress over optimizer steps: a bar on a terminal, a dozen lines elsewhere."""
+        return StepLines(self, total, bar=self._speaks and self.console.is_terminal)
+
+
+class StepLines:
+    """Shows steps as they finish."""
+
+    def __init__(self, terminal: Terminal, total: int, bar: bool) -> None:
+        self._terminal, self._total = terminal, total
+        self._started, self._first = time.monotonic(), 0
+        self._bar: Progress | None = None
+        if bar:
+            self._bar = Progress(
+                BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+                console=terminal.console,
+            )  # fmt: skip
+            self._task = self._bar.add_task("starting", total=total)
+            self._bar.start()
+
+    def begin(self, step: int) -> None:
+        """The steps up to this one were done before."""
+        self._first, self._started = step, time.monotonic()
+
+    def show(self, step: int, loss: float, tokens_per_second: float, memory: int) -> None:
+        """A finished step."""
+        done = max(1, step - self._first)
+        left = (time.monotonic() - self._started) / done * (self._total - step)
+        text = (
+            f"step {step}/{self._total}  loss {loss:.4f}  {tokens_per_second:.0f} tokens/s  "
+            f"{memory / 2**30:.2f} GiB  {left:.0f} s left"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+            return
+        every = max(1, -(-self._total // PLAIN_LINES))
+        if step % every == 0 or step in (self._first + 1, self._total):
+            self._terminal.say(text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()

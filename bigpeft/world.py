@@ -1,0 +1,84 @@
+"""Rank, local rank and world size: the only reader of the launcher's environment.
+
+`deepspeed`, `torchrun` and `srun` each name these facts differently; everything above receives
+a `World` and never looks into `os.environ` for them.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_NAMES = {
+    "rank": ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"),
+    "local_rank": ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "size": ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"),
+    "local_size": ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among all processes of the run."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    host: str = "localhost"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for the run on the terminal."""
+        return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Number of machines, every machine holding `local_size` ranks."""
+        return max(1, self.size // max(1, self.local_size))
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
+    for name in names:
+        if environment.get(name, "").isdigit():
+            return int(environment[name])
+    return default
+
+
+def read_world(environment: Mapping[str, str] = os.environ) -> World:
+    """Facts about this process; a single process when no launcher set anything."""
+    size = _first(environment, _NAMES["size"], 1)
+    return World(
+        rank=_first(environment, _NAMES["rank"], 0),
+        local_rank=_first(environment, _NAMES["local_rank"], 0),
+        size=size,
+        local_size=_first(environment, _NAMES["local_size"], size),
+        host=socket.gethostname(),
+    )
+
+
+def announce(world: World) -> None:
+    """Write the facts back under the names that torch and DeepSpeed read, where they are missing."""
+    defaults = {
+        "RANK": world.rank,
+        "LOCAL_RANK": world.local_rank,
+        "WORLD_SIZE": world.size,
+        "LOCAL_WORLD_SIZE": world.local_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 29500,
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, str(value))
+
+
+def pin_threads(threads: int | None) -> None:
+    """Ask libraries for this many CPU threads per process unless the user already chose."""
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def stable_seed(seed: int, name: str) -> int:
+    """A seed for one name that is the same in every process and on every world size."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,115 @@
+"""Process groups that live as long as the test run: a test sends a function, every rank calls it.
+
+`world(2).call(function, *arguments)` runs `function` on both ranks of a gloo group with real
+DeepSpeed and returns what each rank returned. Functions live in importable test modules.
+"""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+_TIMEOUT = 300
+
+
+class WorldFailed(AssertionError):
+    """A rank raised; carries its traceback."""
+
+
+class RankPool:
+    """`size` processes that have joined one process group."""
+
+    def __init__(self, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        port = _free_port()
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(size):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, rank, size, port), daemon=True, name=f"rank{rank}"
+            )
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What every rank returned, in rank order. Raises WorldFailed with the first traceback."""
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        answers = []
+        for rank, pipe in enumerate(self._pipes):
+            if not pipe.poll(_TIMEOUT):
+                _discard(self)
+                raise WorldFailed(f"rank {rank} does not answer after {_TIMEOUT} s")
+            answers.append(pipe.recv())
+        for rank, (failed, value) in enumerate(answers):
+            if failed:
+                _discard(self)
+                raise WorldFailed(f"rank {rank}:\n{value}")
+        return [value for _, value in answers]
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+
+_pools: dict[int, RankPool] = {}
+
+
+def world(size: int) -> RankPool:
+    """The pool of this size, started when first asked for."""
+    if size not in _pools:
+        _pools[size] = RankPool(size)
+    return _pools[size]
+
+
+def _discard(pool: RankPool) -> None:
+    """A pool whose ranks may wait for each other in vain is of no more use."""
+    pool.close()
+    for size in [size for size, known in _pools.items() if known is pool]:
+        del _pools[size]
+
+
+def close_all() -> None:
+    """End every pool that was started."""
+    while _pools:
+        _pools.popitem()[1].close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cpu",
+        OMP_NUM_THREADS="1",
+    )
+    from bigpeft.train.engine import join_processes
+    from bigpeft.world import read_world
+
+    join_processes(read_world())
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((False, function(*arguments)))
+        except BaseException:
+            pipe.send((True, traceback.format_exc()))

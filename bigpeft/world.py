@@ -20,13 +20,18 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among all processes of the run."""
+    """Where this process stands among all processes of the run.
+
+    `launch` names the launch: the same on all ranks, another for the next attempt where the
+    launcher lets us tell.
+    """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
     local_size: int = 1
     host: str = "localhost"
+    launch: str = "alone"
 
     @property
     def is_first(self) -> bool:
@@ -46,20 +51,29 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...], default: int)
     return default
 
 
+def _launch(environment: Mapping[str, str], one_node: bool) -> str:
+    if one_node:
+        return str(os.getppid())
+    names = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT")
+    return "-".join(environment.get(name, "") for name in names)
+
+
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
     """Facts about this process; a single process when no launcher set anything."""
     size = _first(environment, _NAMES["size"], 1)
+    local_size = _first(environment, _NAMES["local_size"], size)
     return World(
         rank=_first(environment, _NAMES["rank"], 0),
         local_rank=_first(environment, _NAMES["local_rank"], 0),
         size=size,
-        local_size=_first(environment, _NAMES["local_size"], size),
+        local_size=local_size,
         host=socket.gethostname(),
+        launch=_launch(environment, local_size == size),
     )
 
 
 def announce(world: World) -> None:
-    """Write the facts back under the names that torch and DeepSpeed read, where they are missing."""
+    """Write the facts under the names that torch and DeepSpeed read, where they are missing."""
     defaults = {
         "RANK": world.rank,
         "LOCAL_RANK": world.local_rank,

@@ -5,6 +5,7 @@ import re
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from bigpeft.backbone.packed import PackedWeight
@@ -33,24 +34,24 @@ class PackedLinear(nn.Module):
         return self.base.packed.device
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) → (..., out_features) in x.dtype."""
+        """X (..., in_features) → (..., out_features) in x.dtype."""
         y = self.base(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def freeze_linears(model: nn.Module, codec: Codec) -> tuple[list[PackedLinear], list[str]]:
+def freeze_linears(model: PreTrainedModel, codec: Codec) -> tuple[list[PackedLinear], list[str]]:
     """Put a PackedLinear in the place of every linear that may have one.
 
     Returns them, and the names of linears that stay dense: the output head, and those whose
     `weight` the model's own code reads.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
     packed: list[PackedLinear] = []
     dense: list[str] = []
     for parent_name, parent in list(model.named_modules()):
         read = _weights_read_by(type(parent))
         for child_name, child in list(parent.named_children()):
-            if type(child) not in (nn.Linear, Conv1D):
+            if not isinstance(child, nn.Linear | Conv1D) or type(child) not in (nn.Linear, Conv1D):
                 continue
             name = f"{parent_name}.{child_name}" if parent_name else child_name
             if child is head or child_name in read:

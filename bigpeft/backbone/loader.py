@@ -57,7 +57,7 @@ class Loader:
             self._partition.keep(parameter)
 
     def _prepare(self, round_: list[Slot]) -> list[Tensor] | UserError:
-        """This rank's tensor of the round, ready to send; runs in the reader's thread."""
+        """The tensor of this rank, ready to send; runs in the reader's thread."""
         if self._rank >= len(round_):
             return []
         slot = round_[self._rank]

@@ -10,31 +10,32 @@ from bigpeft.backbone.packed import PackedWeight
 
 
 class PackedMeter:
-    """Counts packed bytes of one rank; `watch_if` records the peak of gathered ones."""
+    """Counts packed bytes of one rank; `watch_if` records the peak of gathered ones.
+
+    Parameters are remembered here: reaching for one through its module would make ZeRO-3 gather it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._weights = [module for module in model.modules() if isinstance(module, PackedWeight)]
+        self._packed = [
+            (weight.packed, weight.codec.nbytes(weight.shape)) for weight in self._weights
+        ]
         self.gathered_peak = 0
 
     @property
     def total(self) -> int:
         """Packed bytes of the whole backbone."""
-        return sum(w.codec.nbytes(w.shape) for w in self._weights)
+        return sum(nbytes for _, nbytes in self._packed)
 
     @property
     def shard(self) -> int:
         """Packed bytes that this rank keeps."""
-        tensors = (getattr(w.packed, "ds_tensor", w.packed) for w in self._weights)
-        return sum(tensor.numel() for tensor in tensors)
+        return sum(getattr(packed, "ds_tensor", packed).numel() for packed, _ in self._packed)
 
     def gathered(self) -> int:
-        """Bytes of packed weights that are whole on this rank now."""
-        return sum(
-            w.codec.nbytes(w.shape)
-            for w in self._weights
-            if getattr(w.packed, "ds_status", ZeroParamStatus.AVAILABLE)
-            is not ZeroParamStatus.NOT_AVAILABLE
-        )
+        """Bytes of packed weights that are whole on this rank now, or on their way."""
+        absent = ZeroParamStatus.NOT_AVAILABLE
+        return sum(n for packed, n in self._packed if getattr(packed, "ds_status", None) != absent)
 
     @contextmanager
     def watch_if(self, wanted: bool) -> Iterator[None]:

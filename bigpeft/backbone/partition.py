@@ -55,6 +55,6 @@ def node_group(size: int) -> dist.ProcessGroup | None:
     for first in range(0, world, size):
         ranks = list(range(first, first + size))
         group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
+        if isinstance(group, dist.ProcessGroup) and dist.get_rank() in ranks:
             mine = group
     return mine

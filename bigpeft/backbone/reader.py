@@ -44,7 +44,9 @@ class SafetensorsFolder(WeightSource):
             shapes = _header(path)
             for name in listed if listed is not None else shapes:
                 if name not in shapes:
-                    raise WeightError(str(path), f"does not hold {name}, which the index says", _DOWNLOAD)
+                    raise WeightError(
+                        str(path), f"does not hold {name}, which the index says", _DOWNLOAD
+                    )
                 self._file_of[name], self._shapes[name] = path, shapes[name]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

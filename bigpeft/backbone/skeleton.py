@@ -20,7 +20,8 @@ def read_config(
     transformers does not know.
     """
     if inline is None:
-        assert folder is not None
+        if folder is None:
+            raise TypeError("a configuration comes from a folder or from the recipe")
         path = folder / "config.json"
         if not path.is_file():
             raise FileError(
@@ -29,11 +30,13 @@ def read_config(
         try:
             values = json.loads(path.read_text())
         except ValueError as error:
-            raise FileError(str(path), f"is not JSON ({error})", "download the model again") from error
+            raise FileError(
+                str(path), f"is not JSON ({error})", "download the model again"
+            ) from error
     else:
         values = dict(inline)
     try:
-        if inline is None:
+        if folder is not None and inline is None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
         else:
             config = AutoConfig.for_model(**values)
@@ -42,7 +45,7 @@ def read_config(
         raise RecipeError(
             "model",
             f"has a configuration that transformers cannot read (model_type {kind!r}: {error})",
-            "use a causal language model of the installed transformers, or model.trust_remote_code: true",
+            "use a model of the installed transformers, or model.trust_remote_code: true",
         ) from error
     if layers is not None:
         _cut(config, layers)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from deepspeed import DeepSpeedEngine
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.device_mesh import init_device_mesh
 
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import write_rng
@@ -48,7 +48,7 @@ def read_meta(path: Path) -> Meta:
     return Meta(**json.loads((path / META).read_text()))
 
 
-def load(path: Path, engine: DeepSpeedEngine, parameters: Sequence[Trained]) -> None:
+def load(path: Path, engine: Engine, parameters: Sequence[Trained]) -> None:
     """Restore masters, moments, live copies and random states. Collective over all ranks.
 
     Each rank reads its slices; one whole parameter at a time is put together from them.
@@ -61,7 +61,7 @@ def load(path: Path, engine: DeepSpeedEngine, parameters: Sequence[Trained]) -> 
         for item in parameters
         for key in (item.name, *(f"{item.name}.{moment}" for moment in MOMENTS))
     }
-    dcp.load(slices, storage_reader=HuggingFaceStorageReader(str(path)))
+    load_sharded(slices, storage_reader=HuggingFaceStorageReader(str(path)))
     state = training_state(engine)
     state.create_moments(meta.updates)
     for item in parameters:
@@ -79,7 +79,7 @@ def _shape(meta: Meta, item: Trained) -> list[int]:
     return meta.parameters[item.name]
 
 
-def loss_scale(engine: DeepSpeedEngine) -> dict[str, float] | None:
+def loss_scale(engine: Engine) -> dict[str, float] | None:
     """State of the fp16 loss scaler, None in other precisions."""
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if not engine.fp16_enabled() or scaler is None:
@@ -87,6 +87,6 @@ def loss_scale(engine: DeepSpeedEngine) -> dict[str, float] | None:
     return {key: value for key, value in vars(scaler).items() if isinstance(value, int | float)}
 
 
-def _restore_scale(engine: DeepSpeedEngine, meta: Meta) -> None:
+def _restore_scale(engine: Engine, meta: Meta) -> None:
     if meta.loss_scale is not None and engine.fp16_enabled():
         vars(engine.optimizer.loss_scaler).update(meta.loss_scale)

@@ -32,14 +32,11 @@ class Meta:
                     f"was saved with {key} = {before!r}, the recipe says {after!r}",
                     "keep the recipe of the run, or start another run.folder",
                 )
-        if self.parameters != now.parameters:
-            changed = {
-                name
-                for name in self.parameters.keys() ^ now.parameters.keys()
-                or {n for n in self.parameters if self.parameters[n] != now.parameters[n]}
-            }
+        before, after = self.parameters, now.parameters
+        changed = sorted(n for n in before | after if before.get(n) != after.get(n))
+        if changed:
             raise CheckpointError(
                 where,
-                f"holds other trained parameters ({sorted(changed)[0]} and {len(changed) - 1} more)",
+                f"holds other trained parameters ({changed[0]} and {len(changed) - 1} more)",
                 "keep model and method of the run, or start another run.folder",
             )

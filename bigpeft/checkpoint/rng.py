@@ -1,15 +1,16 @@
 """Random states of one rank: of the CPU and of its accelerator."""
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor
+
+from bigpeft.checkpoint.engine import accelerator
 
 
 def read_rng(device: torch.device) -> dict[str, Tensor]:
     """cpu, and device where it is another."""
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
-        states["device"] = get_accelerator().get_rng_state()
+        states["device"] = accelerator().get_rng_state()
     return states
 
 
@@ -17,4 +18,4 @@ def write_rng(states: dict[str, Tensor]) -> None:
     """Go on where `read_rng` was called."""
     torch.set_rng_state(states["cpu"])
     if "device" in states:
-        get_accelerator().set_rng_state(states["device"])
+        accelerator().set_rng_state(states["device"])

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from deepspeed import DeepSpeedEngine
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.manifest import MANIFEST, sync_folder, write_manifest
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import read_rng
@@ -31,9 +30,7 @@ def folder_of(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save(
-    root: Path, engine: DeepSpeedEngine, parameters: Sequence[Trained], meta: Meta, keep: int
-) -> Path:
+def save(root: Path, engine: Engine, parameters: Sequence[Trained], meta: Meta, keep: int) -> Path:
     """Write `root`/step-N and drop all but the newest `keep`. Collective over all ranks.
 
     Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
@@ -45,7 +42,7 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     dist.barrier()
-    dcp.save(
+    save_sharded(
         sharded_state(engine, parameters),
         storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
     )
@@ -64,8 +61,8 @@ def save(
     return final
 
 
-def sharded_state(engine: DeepSpeedEngine, parameters: Sequence[Trained]) -> dict[str, Any]:
-    """name and name.moment → this rank's slice as a DTensor over the flat parameter."""
+def sharded_state(engine: Engine, parameters: Sequence[Trained]) -> dict[str, Any]:
+    """Name and name.moment → this rank's slice as a DTensor over the flat parameter."""
     mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
     state = training_state(engine)
     tensors: dict[str, Any] = {}
@@ -77,7 +74,7 @@ def sharded_state(engine: DeepSpeedEngine, parameters: Sequence[Trained]) -> dic
 
 
 def slice_of(whole: Tensor, mesh: DeviceMesh) -> DTensor:
-    """This rank's piece of a flattened tensor, cut as torch.chunk cuts."""
+    """The piece of a flattened tensor that this rank keeps, cut as torch.chunk cuts."""
     flat = whole.detach().reshape(-1).float()
     size = -(-flat.numel() // mesh.size())
     mine = flat[size * mesh.get_rank() : size * (mesh.get_rank() + 1)].clone()

@@ -7,7 +7,6 @@ whole parameter at a time, so a checkpoint does not know the stage that wrote it
 from typing import Any, Protocol
 
 import torch
-from deepspeed import DeepSpeedEngine
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -17,6 +16,8 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
+
+from bigpeft.checkpoint.engine import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -37,7 +38,7 @@ class TrainingState(Protocol):
         ...
 
 
-def training_state(engine: DeepSpeedEngine) -> TrainingState:
+def training_state(engine: Engine) -> TrainingState:
     """The view that fits this engine."""
     stage = engine.zero_optimization_stage()
     if stage == 3:
@@ -47,9 +48,11 @@ def training_state(engine: DeepSpeedEngine) -> TrainingState:
     return _Replicated(engine.optimizer)
 
 
-def updates_done(engine: DeepSpeedEngine) -> int:
+def updates_done(engine: Engine) -> int:
     """Updates that Adam has made, for its bias correction."""
-    steps = [int(state["step"]) for state in _adam(engine.optimizer).state.values() if "step" in state]
+    steps = [
+        int(state["step"]) for state in _adam(engine.optimizer).state.values() if "step" in state
+    ]
     return max(steps, default=0)
 
 
@@ -68,6 +71,16 @@ def _fresh(adam: torch.optim.Optimizer, masters: list[Tensor], updates: int) -> 
         }
 
 
+def _whole(parameter: nn.Parameter, key: str | None) -> Tensor:
+    """Put together by DeepSpeed's own accessors, for every stage that cuts."""
+    if key is None:
+        value = safe_get_full_fp32_param(parameter)
+    else:
+        value = safe_get_full_optimizer_state(parameter, key)
+    assert isinstance(value, Tensor)
+    return value
+
+
 class _Sharded:
     """ZeRO-3: each rank holds one padded slice of every parameter."""
 
@@ -75,9 +88,7 @@ class _Sharded:
         self._optimizer = optimizer
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        if key is None:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, key)
+        return _whole(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         mine = parameter.ds_tensor  # type: ignore[attr-defined]
@@ -105,9 +116,7 @@ class _Fragments:
         self._optimizer = optimizer
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        if key is None:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, key)
+        return _whole(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         if key is not None:
@@ -133,7 +142,9 @@ class _Replicated:
         self._adam = _adam(optimizer)
         self._master = {}
         for low, high in zip(
-            getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=True
+            getattr(optimizer, "fp16_groups", []),
+            getattr(optimizer, "fp32_groups", []),
+            strict=True,
         ):
             self._master |= {id(p): master for p, master in zip(low, high, strict=True)}
 

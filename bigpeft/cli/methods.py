@@ -51,7 +51,14 @@ def story(method: type[LinearMethod]) -> str:
 
 def _table(known: dict[str, type[LinearMethod]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("method", "family", "trains per linear", "dense W at start", "merges", "source"):
+    for heading in (
+        "method",
+        "family",
+        "trains per linear",
+        "dense W at start",
+        "merges",
+        "source",
+    ):
         table.add_column(heading)
     for name, method in known.items():
         row = facts(name, method)

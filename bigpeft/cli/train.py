@@ -55,11 +55,13 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
     from bigpeft.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    from bigpeft.export import save_adapter
     from bigpeft.train.engine import leave_processes
     from bigpeft.train.run import train
 
     try:
-        train(loaded, world, terminal)
+        run = train(loaded, world, terminal)
+        save_adapter(Path(loaded.run.folder) / "adapter", run.trained, run.plan, run.engine)
     except StoppedEarly:
         leave_processes()
         raise

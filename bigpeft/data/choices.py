@@ -6,7 +6,6 @@ the token there tells the choices apart, so one forward pass over the row scores
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,14 +16,12 @@ from bigpeft.data.tokenize import Reader
 from bigpeft.data.tokens import Tokens
 from bigpeft.errors import DataError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 @dataclass(frozen=True)
 class Choices:
     """Of each row: `position` int64 (rows,) of the deciding token, `options` int64 (rows, choices)
-    its value for each choice, `answer` int64 (rows,) the index of the right one."""
+    its value for each choice, `answer` int64 (rows,) the index of the right one.
+    """
 
     position: Tensor
     options: Tensor

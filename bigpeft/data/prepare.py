@@ -42,7 +42,6 @@ def _write(path: Path, note: Path, build: Callable[[], Tokens]) -> Tokens:
     tokens = _load(path)
     if tokens is not None:
         return tokens
-    path.unlink(missing_ok=True)
     try:
         tokens = build()
         _replace(path, lambda temporary: tokens.save(temporary))

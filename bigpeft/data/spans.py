@@ -47,8 +47,10 @@ def _start(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
     prompt = _attempt(render, turns[:index], True)
     if prompt is not None and prompt != before and text.startswith(prompt):
         return len(prompt)
-    other = render(_exchanged(turns, index), False)
-    return _shared_head(text, other)
+    start = _shared_head(text, render(_exchanged(turns, index), False))
+    if before is not None and text.startswith(before) and not text[len(before) : start].strip():
+        return len(before)  # no header: the space before the answer is generated, too
+    return start
 
 
 def _end(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:

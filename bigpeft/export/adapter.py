@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed import DeepSpeedEngine
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bigpeft.checkpoint import training_state
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.errors import FileError
 from bigpeft.placement import Trained
 from bigpeft.plan import Plan
@@ -26,9 +26,7 @@ TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 _VERSION = 1
 
 
-def save_adapter(
-    folder: Path, trained: Sequence[Trained], plan: Plan, engine: DeepSpeedEngine
-) -> None:
+def save_adapter(folder: Path, trained: Sequence[Trained], plan: Plan, engine: Engine) -> None:
     """Write the adapter, all ranks together; the first one holds it whole for a moment."""
     state = training_state(engine)
     tensors = {}

@@ -10,10 +10,10 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def scale_features(x: Tensor, offset: Tensor) -> Tensor:
-    """x ⊙ (1 + offset) in x.dtype; x (..., n), offset (n), computed in the wider of the two."""
+    """X ⊙ (1 + offset) in x.dtype; x (..., n), offset (n), computed in the wider of the two."""
     return torch.addcmul(x, x, offset).to(x.dtype)
 
 
 def low_rank_delta(a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """scaling · B A for A (rank, in_features) and B (out_features, rank), at least in fp32."""
+    """Scaling · B A for A (rank, in_features) and B (out_features, rank), at least in fp32."""
     return scaling * (widen(b) @ widen(a))

@@ -65,7 +65,7 @@ class LinearMethod(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
 
     @abstractmethod
     def merge(self, weight: Tensor) -> Tensor:

@@ -55,11 +55,11 @@ class LowRank(LinearMethod):
         nn.init.zeros_(self.lora_B)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         return linear.base(x) + self.branch(x)
 
     def branch(self, x: Tensor) -> Tensor:
-        """s · B A x in x.dtype."""
+        """S · B A x in x.dtype."""
         down = F.linear(self.dropout(x), self.lora_A.to(x.dtype))
         return self.scaling * F.linear(down, self.lora_B.to(x.dtype))
 
@@ -69,6 +69,6 @@ class LowRank(LinearMethod):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """rank × (in_features + out_features)."""
+        """Rank × (in_features + out_features)."""
         assert isinstance(options, LowRankOptions)
         return options.rank * (linear.in_features + linear.out_features)

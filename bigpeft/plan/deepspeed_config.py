@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration is a result: a fragment of ds_configs/, its holes filled from the plan.
+"""The DeepSpeed configuration is a result: a fragment of ds_configs/, filled from the plan.
 
 A fragment holds ZeRO and offload keys only. Batch, precision, optimizer and clipping belong to
 the recipe; what would corrupt packed bytes is refused by name.
@@ -43,11 +43,14 @@ class Holes:
     block: int
 
     def values(self) -> dict[str, int]:
-        """Two blocks live (one in use, one coming), one block kept where it is soon used again."""
+        """One block is fetched ahead; one is kept where forward and backward touch.
+
+        The reuse distance counts what is passed on the way there and back: two blocks keep one.
+        """
         return {
             "stage3_param_persistence_threshold": self.persistence_threshold,
-            "stage3_max_live_parameters": 2 * self.block,
-            "stage3_max_reuse_distance": self.block,
+            "stage3_max_live_parameters": self.block,
+            "stage3_max_reuse_distance": 2 * self.block,
             "stage3_prefetch_bucket_size": self.block,
         }
 

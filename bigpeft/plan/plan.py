@@ -149,7 +149,7 @@ def accumulation(batch: Batch, world_size: int) -> int:
 
 
 def choose_group(wanted: str | int, fragment: Fragment, world: World) -> int:
-    """Ranks that share one copy of the frozen backbone. Raises RecipeError if they do not divide."""
+    """Ranks that share one copy of the backbone. Raises RecipeError if they do not divide."""
     size = {"world": world.size, "node": world.local_size}.get(str(wanted), wanted)
     assert isinstance(size, int)
     if size != world.size and fragment.stage != 3:

@@ -9,9 +9,9 @@ weights are decoded as that.
 """
 
 from functools import cache
+from types import ModuleType
 from typing import ClassVar
 
-import bitsandbytes.functional as bnb
 import torch
 from torch import Tensor
 
@@ -23,9 +23,17 @@ _NESTED_BLOCK = 256
 
 
 @cache
+def _bitsandbytes() -> ModuleType:
+    """Imported when first needed: it registers its kernels with torch, which takes seconds."""
+    import bitsandbytes.functional
+
+    return bitsandbytes.functional
+
+
+@cache
 def _nested_levels(device: torch.device) -> Tensor:
     """The 256 levels of a quantised scale, a constant of the format."""
-    return bnb.create_dynamic_map().to(device)
+    return _bitsandbytes().create_dynamic_map().to(device)
 
 
 class FourBit(Codec):
@@ -58,7 +66,7 @@ class FourBit(Codec):
         """Dense (out_features, in_features) → uint8 (nbytes,)."""
         shape = (weight.shape[0], weight.shape[1])
         ranges, total = self._ranges(shape)
-        codes, state = bnb.quantize_4bit(
+        codes, state = _bitsandbytes().quantize_4bit(
             weight.contiguous(),
             blocksize=self.options.block,
             quant_type=self.levels,
@@ -74,6 +82,7 @@ class FourBit(Codec):
 
     def decode(self, flat: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """uint8 (nbytes,) → dense (out_features, in_features); fp64 is widened from fp32."""
+        _bitsandbytes()
         out_features, in_features = shape
         parts = [flat[start:end] for start, end in self._ranges(shape)[0]]
         codes = parts[0]

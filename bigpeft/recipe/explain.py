@@ -131,7 +131,8 @@ def _path(details: ErrorDetails, raw: dict[Any, Any]) -> KeyPath:
 def _reason(path: KeyPath, found: list[ErrorDetails], raw: dict[Any, Any]) -> tuple[str, str]:
     """Why the value at `path` is refused, and the fix."""
     method = raw["method"].get("name") if isinstance(raw.get("method"), dict) else None
-    section = sections(method).get(path[0], Section)
+    name = path[0]
+    section = sections(method).get(name, Section)
     key = section.model_fields.get(path[1]) if len(path) > 1 else None
     meaning = f" ({key.description})" if key and key.description else ""
     kind, value, loc = found[0]["type"], found[0]["input"], found[0]["loc"]
@@ -141,7 +142,7 @@ def _reason(path: KeyPath, found: list[ErrorDetails], raw: dict[Any, Any]) -> tu
         case "invalid_key":
             return "is not a name", "write a key that is a word"
         case "missing" if isinstance(loc[-1], str):
-            return _MISSING, f"add {dotted(path)}{meaning or _needs(path[0], section)}"
+            return _MISSING, f"add {dotted(path)}{meaning or _needs(name, section)}"
         case "missing" | "too_short" | "too_long":
             wanted = len(get_args(key.annotation)) if key else 0
             fix = f"write a list of {wanted}{meaning}"
@@ -152,9 +153,9 @@ def _reason(path: KeyPath, found: list[ErrorDetails], raw: dict[Any, Any]) -> tu
             why, fix = _not_among(list(METHOD_SECTIONS), method, "")
             return why, FOREIGN_METHODS.get(str(method).lower(), fix)
         case "model_type" | "model_attributes_type":
-            return _not_a_section(path[0], value, section)
+            return _not_a_section(name, value, section)
         case "value_error":
-            return _refused(str(found[0]["ctx"]["error"]), value, meaning)
+            return _refused(str(found[0].get("ctx", {}).get("error")), value, meaning)
     return _wrong_kind(found, key, meaning)
 
 
@@ -190,7 +191,7 @@ def _kinds(details: ErrorDetails, key: FieldInfo | None) -> list[str]:
 
 
 def _choices(details: ErrorDetails) -> list[str]:
-    return re.findall("'([^']*)'", details["ctx"]["expected"])
+    return re.findall("'([^']*)'", details.get("ctx", {}).get("expected", ""))
 
 
 def _not_among(names: list[str], value: object, meaning: str) -> tuple[str, str]:

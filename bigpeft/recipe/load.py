@@ -46,8 +46,15 @@ def _one_line(dumper: yaml.SafeDumper, values: Iterable[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    # PyYAML folds these line breaks of Unicode into \n unless they are escaped.
+    style = '"' if re.search("[\x85\u2028\u2029]", value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+_Dumper.add_representer(str, _text)
 for _kind in (list, tuple):
     _Dumper.add_representer(_kind, _one_line)
 
@@ -140,7 +147,6 @@ def _parse(text: str, place: Place, fix: str = _LOOK) -> tuple[Any, dict[KeyPath
 def _key_lines(root: yaml.Node, place: Place) -> dict[KeyPath, int]:
     """Line of each key. Raises RecipeError for what YAML allows and a recipe does not."""
     lines: dict[KeyPath, int] = {}
-    done: set[int] = set()
 
     def visit(node: yaml.Node, path: KeyPath, outer: tuple[yaml.Node, ...]) -> None:
         where = f"{place(node.start_mark.line + 1)} {dotted(path)}".strip()
@@ -149,8 +155,6 @@ def _key_lines(root: yaml.Node, place: Place) -> dict[KeyPath, int]:
             raise RecipeError(where, f"has the tag {tag}", "write a plain value, without a tag")
         if any(node is one for one in outer):
             raise RecipeError(where, "contains itself through an alias", "write the value out")
-        if id(node) in done:
-            return
         inside = (*outer, node)
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
@@ -167,7 +171,6 @@ def _key_lines(root: yaml.Node, place: Place) -> dict[KeyPath, int]:
                         raise RecipeError(f"{place(line)} {dotted(child)}", why, "delete one")
                     lines[child] = line
                 visit(value, child, inside)
-        done.add(id(node))
 
     visit(root, (), ())
     return lines

@@ -5,12 +5,9 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     create_model,
     model_validator,
 )
@@ -20,7 +17,21 @@ from bigpeft.methods import linear_methods
 from bigpeft.quant import codecs
 
 Targets = Literal["all-linear"] | str | tuple[str, ...]
-Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _no_truth(value: Any) -> Any:
+    """YAML's true is 1 to pydantic; a recipe that says so means something else."""
+    if isinstance(value, bool):
+        raise ValueError("is true or false where a number belongs")
+    return value
+
+
+_Number = BeforeValidator(_no_truth)
+PositiveInt = Annotated[int, _Number, Field(gt=0)]
+NonNegativeInt = Annotated[int, _Number, Field(ge=0)]
+PositiveFloat = Annotated[float, _Number, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, _Number, Field(ge=0.0)]
+Share = Annotated[float, _Number, Field(ge=0.0, le=1.0)]
 
 
 def one_of(names: list[str]) -> AfterValidator:
@@ -37,7 +48,7 @@ def one_of(names: list[str]) -> AfterValidator:
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -52,16 +63,20 @@ class Model(Section):
     weights: Annotated[str, one_of(sorted(codecs()))] = Field(
         "nf4", description="how frozen linears are kept: nf4, fp4, or none for the compute dtype"
     )
-    block: PositiveInt = Field(64, description="weights that share one scale, 32 to 4096")
+    block: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = Field(
+        64, description="weights that share one scale"
+    )
     nested: bool = Field(True, description="quantise the scales too")
-    random: bool = Field(False, description="random weights from the config; no weight file is read")
+    random: bool = Field(
+        False, description="random weights from the config; no weight file is read"
+    )
     layers: PositiveInt | None = Field(None, description="keep only this many layers")
     trust_remote_code: bool = Field(False, description="run Python code that ships with the model")
 
     @model_validator(mode="after")
     def _has_a_source(self) -> "Model":
         if self.name is None and self.config is None:
-            raise ValueError("needs name (a model folder or hub name) or config with random: true")
+            raise ValueError("has no source: add name, or config with random: true")
         if self.config is not None and not self.random:
             raise ValueError("config describes a model without weights: add random: true")
         return self
@@ -184,8 +199,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _has_a_length(self) -> "Train":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("needs either steps or epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("has both steps and epochs: keep one of them")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("has neither steps nor epochs: add steps")
         return self
 
 
@@ -194,7 +211,7 @@ class Sharding(Section):
 
     fragment: str = Field("zero3", description="a file of ds_configs/ without .json, or a path")
     group: Literal["world", "node"] | PositiveInt = Field(
-        "world", description="ranks that share one copy of the frozen backbone (ZeRO-3)"
+        "world", description="ranks that share one copy of the frozen backbone with ZeRO-3"
     )
 
 

@@ -1,4 +1,4 @@
-"""This rank's micro-batches of any step: a pure function, so resuming needs no position."""
+"""The micro-batches of a rank of any step: a pure function, so resuming needs no position."""
 
 from torch import Tensor
 

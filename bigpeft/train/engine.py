@@ -6,12 +6,11 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed import DeepSpeedEngine
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bigpeft.backbone import Partition, Whole, ZeroThree, node_group
+from bigpeft.checkpoint.engine import Engine, accelerator
 from bigpeft.placement import Trained, optimizer_groups
 from bigpeft.plan import Plan
 from bigpeft.world import World, announce
@@ -20,11 +19,11 @@ from bigpeft.world import World, announce
 def join_processes(world: World) -> torch.device:
     """Join the process group; returns this rank's device."""
     announce(world)
-    get_accelerator().set_device(world.local_rank)
+    accelerator().set_device(world.local_rank)
     deepspeed.init_distributed(
-        dist_backend=get_accelerator().communication_backend_name(), auto_mpi_discovery=False
+        dist_backend=accelerator().communication_backend_name(), auto_mpi_discovery=False
     )
-    return torch.device(get_accelerator().device_name(world.local_rank))
+    return torch.device(accelerator().device_name(world.local_rank))
 
 
 def leave_processes() -> None:
@@ -41,7 +40,7 @@ def make_partition(plan: Plan) -> Partition:
     return ZeroThree(plan.ds_config, node_group(plan.group_size))
 
 
-def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> DeepSpeedEngine:
+def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> Engine:
     """Optimizer and engine over a loaded model."""
     wanted = plan.recipe.optimizer
     model.enable_input_require_grads()
@@ -52,7 +51,9 @@ def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> 
         betas=wanted.betas,
         eps=wanted.epsilon,
     )
-    engine, *_ = deepspeed.initialize(
+    initialize: Any = deepspeed.initialize
+    engine: Engine
+    engine, *_ = initialize(
         model=model,
         optimizer=optimizer,
         model_parameters=[item.parameter for item in trained],
@@ -63,10 +64,11 @@ def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> 
     return engine
 
 
-def _keep_gathered(engine: DeepSpeedEngine, parameters: list[nn.Parameter]) -> None:
+def _keep_gathered(engine: Engine, parameters: list[nn.Parameter]) -> None:
     """Mark adapters that are too large for the threshold, so that they never share a gather with
-    frozen weights, whose group may be another."""
-    zero: Any = engine.optimizer
+    frozen weights, whose group may be another.
+    """
+    zero = engine.optimizer
     late = [p for p in parameters if not p.ds_persist]  # type: ignore[attr-defined]
     for parameter in late:
         parameter.ds_persist = True  # type: ignore[attr-defined]
@@ -75,7 +77,7 @@ def _keep_gathered(engine: DeepSpeedEngine, parameters: list[nn.Parameter]) -> N
         late[0].all_gather(late)  # type: ignore[attr-defined]
 
 
-def set_learning_rate(engine: DeepSpeedEngine, factor: float) -> float:
+def set_learning_rate(engine: Engine, factor: float) -> float:
     """Scale every group's peak; returns the largest learning rate."""
     groups = engine.optimizer.param_groups
     for group in groups:
@@ -83,7 +85,7 @@ def set_learning_rate(engine: DeepSpeedEngine, factor: float) -> float:
     return max(group["lr"] for group in groups)
 
 
-def unreduced_norm(engine: DeepSpeedEngine) -> Tensor | None:
+def unreduced_norm(engine: Engine) -> Tensor | None:
     """The global gradient norm where no ZeRO optimizer will know it: stage 0 in fp32."""
     if engine.zero_optimization_stage() or hasattr(engine.optimizer, "_global_grad_norm"):
         return None
@@ -91,7 +93,7 @@ def unreduced_norm(engine: DeepSpeedEngine) -> Tensor | None:
     return torch.nn.utils.get_total_norm(gradients) if gradients else None
 
 
-def gradient_norm(engine: DeepSpeedEngine, norm: Tensor | None) -> float:
+def gradient_norm(engine: Engine, norm: Tensor | None) -> float:
     """The norm before clipping: as measured, or as the ZeRO optimizer reports it."""
     value = norm if norm is not None else engine.get_global_grad_norm()
     return float(value) if value is not None else float("nan")
@@ -99,7 +101,7 @@ def gradient_norm(engine: DeepSpeedEngine, norm: Tensor | None) -> float:
 
 def peak_memory() -> int:
     """Largest memory of this rank so far, bytes: of the accelerator, or resident on a CPU."""
-    return int(get_accelerator().max_memory_allocated())
+    return int(accelerator().max_memory_allocated())
 
 
 def quiet() -> None:

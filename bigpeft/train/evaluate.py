@@ -8,9 +8,9 @@ so the result does not depend on the world size.
 from dataclasses import dataclass
 
 import torch
-from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.data import Choices, Tokens, collate
 from bigpeft.train.step import global_sum, target_tokens, token_loss_sum
 from bigpeft.world import World
@@ -41,7 +41,7 @@ class Result:
         return metrics
 
 
-def evaluate(engine: DeepSpeedEngine, held_out: HeldOut, world: World) -> Result:
+def evaluate(engine: Engine, held_out: HeldOut, world: World) -> Result:
     """Evaluate over all ranks; the model is back in training mode afterwards."""
     rows = len(held_out.tokens)
     per_pass = held_out.micro_size * world.size
@@ -58,7 +58,7 @@ def evaluate(engine: DeepSpeedEngine, held_out: HeldOut, world: World) -> Result
     return Result(loss / max(tokens, 1), accuracy)
 
 
-def _pass(engine: DeepSpeedEngine, held_out: HeldOut, rows: list[int]) -> Tensor:
+def _pass(engine: Engine, held_out: HeldOut, rows: list[int]) -> Tensor:
     """(sum of losses, target tokens, right choices) of one micro-batch."""
     batch = collate(held_out.tokens, rows, held_out.pad_id)
     batch = {key: value.to(engine.device) for key, value in batch.items()}

@@ -14,9 +14,7 @@ from bigpeft.plan import Plan
 from bigpeft.recipe import dump_recipe
 from bigpeft.world import World
 
-_PACKAGES = (
-    "bigpeft torch deepspeed transformers bitsandbytes datasets tokenizers safetensors sentencepiece"
-).split()
+_PACKAGES = ("bigpeft", "torch", "deepspeed", "transformers", "bitsandbytes", "datasets")
 
 
 def open_run(folder: Path, resuming: bool, world: World) -> None:
@@ -49,7 +47,9 @@ def describe_run(folder: Path, plan: Plan) -> None:
 
 def environment(world: World) -> dict[str, object]:
     """Versions, machine and world: what one needs to repeat the run."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

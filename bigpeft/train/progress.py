@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from deepspeed import DeepSpeedEngine
 
 from bigpeft.backbone import PackedMeter
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.plan import Plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.engine import peak_memory
@@ -37,7 +37,7 @@ class Progress:
         self,
         folder: Path,
         terminal: Terminal,
-        engine: DeepSpeedEngine,
+        engine: Engine,
         meter: PackedMeter,
         steps: int,
         done: int,
@@ -133,5 +133,7 @@ class Progress:
         }
 
     def _say(self, when: str, result: Result) -> None:
-        accuracy = f", accuracy {result.eval_accuracy:.3f}" if result.eval_accuracy is not None else ""
+        accuracy = (
+            f", accuracy {result.eval_accuracy:.3f}" if result.eval_accuracy is not None else ""
+        )
         self._terminal.say(f"held-out {when}: loss {result.eval_loss:.4f}{accuracy}")

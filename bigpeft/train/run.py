@@ -1,11 +1,13 @@
 """A run, from recipe to adapter: the story of the whole program on one page."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from bigpeft.checkpoint import find
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.errors import StoppedEarly
-from bigpeft.export import save_adapter
+from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.backbone import load_backbone
@@ -22,7 +24,16 @@ from bigpeft.train.terminal import Terminal
 from bigpeft.world import World
 
 
-def train(recipe: Recipe, world: World, terminal: Terminal) -> None:
+@dataclass(frozen=True)
+class Finished:
+    """A run at its end, for whoever gives its result away."""
+
+    plan: Plan
+    engine: Engine
+    trained: list[Trained]
+
+
+def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
     plan = make_plan(recipe, world)
     folder = Path(recipe.run.folder)
@@ -65,8 +76,8 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> None:
             progress.finish()
             raise StoppedEarly(f"stopped after step {step + 1} of {steps}")
 
-    save_adapter(folder / "adapter", trained, plan, engine)
     progress.summarise(plan)
+    return Finished(plan, engine, trained)
 
 
 def due(every: int | None, step: int) -> bool:
@@ -88,4 +99,3 @@ def describe(plan: Plan, rows: int, steps: int) -> str:
         f"{held.packed / 2**20:.1f} of {held.packed_total / 2**20:.1f} MiB packed on each rank, "
         f"{held.sum / 2**20:.1f} MiB held in all"
     )
-

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from deepspeed import DeepSpeedEngine
-
 from bigpeft.checkpoint import Meta, load, loss_scale, read_meta, save, updates_done
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.placement import Trained
 from bigpeft.plan import Plan
 
@@ -13,9 +12,7 @@ from bigpeft.plan import Plan
 class Saver:
     """Saves and resumes one run."""
 
-    def __init__(
-        self, root: Path, plan: Plan, engine: DeepSpeedEngine, trained: list[Trained]
-    ) -> None:
+    def __init__(self, root: Path, plan: Plan, engine: Engine, trained: list[Trained]) -> None:
         self._root, self._plan, self._engine, self._trained = root, plan, engine, trained
 
     def save(self, step: int) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from deepspeed import DeepSpeedEngine
 from torch import Tensor
 from torch.nn import functional as F
 
+from bigpeft.checkpoint.engine import Engine
 from bigpeft.errors import DataError
 from bigpeft.train.engine import gradient_norm, unreduced_norm
 
@@ -24,7 +24,7 @@ class StepRecord:
     tokens: int
 
 
-def train_step(engine: DeepSpeedEngine, micro_batches: list[Batch], step: int) -> StepRecord:
+def train_step(engine: Engine, micro_batches: list[Batch], step: int) -> StepRecord:
     """One optimizer step over this rank's share of the global batch.
 
     The objective is the mean over every target token of the global batch, so neither the world

@@ -1,4 +1,4 @@
-"""Oracle: the stock model in one process, its weights replaced by what the packed ones decode to."""
+"""Oracle: the stock model in one process, holding what the packed weights decode to."""
 
 from pathlib import Path
 

@@ -107,7 +107,7 @@ FORGETS_THOUGHTS = (  # like Qwen 3: the last answer has a thinking block, earli
     "{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PROMPTS_THOUGHTS = (  # like DeepSeek R1: generation starts inside a block that history does not show
+PROMPTS_THOUGHTS = (  # like DeepSeek R1: generation starts in a block that history lacks
     CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
 )
 REFUSES_PARTS = "{% if messages|length < 5 %}{{ raise_exception('too short') }}{% endif %}" + CHATML

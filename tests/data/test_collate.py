@@ -15,7 +15,10 @@ row = st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size
 def tokens_of(rows):
     return Tokens.of(
         [
-            (torch.tensor([i for i, _ in row], dtype=torch.int32), torch.tensor([t for _, t in row]))
+            (
+                torch.tensor([i for i, _ in row], dtype=torch.int32),
+                torch.tensor([t for _, t in row]),
+            )
             for row in rows
         ]
     )
@@ -30,7 +33,9 @@ def test_rows_come_back_out_of_their_batch(rows):
     assert 0 <= length - max(map(len, rows)) < 8
     assert all(tensor.dtype == torch.int64 for tensor in batch.values())
     for index, row in enumerate(rows):
-        ids, mask, labels = (batch[name][index] for name in ("input_ids", "attention_mask", "labels"))
+        ids, mask, labels = (
+            batch[name][index] for name in ("input_ids", "attention_mask", "labels")
+        )
         n = len(row)
         assert mask.tolist() == [1] * n + [0] * (length - n)
         assert ids.tolist() == [i for i, _ in row] + [PAD] * (length - n)

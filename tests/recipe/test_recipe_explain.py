@@ -75,6 +75,11 @@ IN_FILE = {
         "small.yaml:5 method.rank: is not an option of ssb\n"
         "  fix: leave it out, or choose a method that has it: ",
     ),
+    "a key called like a method": (
+        "rank: 16",
+        "rank: x\n  lora: {rank: 2}",
+        'small.yaml:5 method.rank: "x" is not a whole number',
+    ),
     "a missing key": (
         "global_size: 8",
         "micro_size: 8",
@@ -144,7 +149,7 @@ IN_FILE = {
     "weights without a source": (
         "name: models/tiny",
         "block: 64",
-        "small.yaml:1 model: needs name",
+        "small.yaml:1 model: has no source",
     ),
 }
 
@@ -207,9 +212,22 @@ def test_a_key_below_an_override_is_named_after_it(message):
 
 
 def test_an_override_hides_the_line_of_what_it_replaces(message):
-    text = message(overrides=("batch.global_size=none",))
+    text = message(overrides=("batch={global_size: none}",))
 
-    assert "small.yaml" not in text
+    assert text.startswith("command line: batch={global_size: none} (batch.global_size): ")
+
+
+def test_a_wrong_item_of_a_list_is_one_mistake(message):
+    text = message("path: data/train.jsonl", "path: [a, 7]")
+
+    assert text.count("fix:") == 1
+
+
+def test_a_mistake_behind_an_alias_has_the_line_of_its_text(message):
+    text = message("global_size: 8", "global_size: 8\neval: {path: &no 7}\noptimizer: {name: *no}")
+
+    assert "small.yaml:11 eval.path: 7 is not text" in text
+    assert "small.yaml:12 optimizer.name: 7 is not one of adamw" in text
 
 
 def test_several_mistakes_are_told_in_the_order_of_the_file_missing_keys_last(message):

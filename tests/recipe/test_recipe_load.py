@@ -23,6 +23,7 @@ words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.samp
         "0x1f",
         "-",
         "{{ x }}\n",
+        "a\x85b\u2028c",
         "# a",
     ]
 )
@@ -46,7 +47,7 @@ recipes = st.fixed_dictionaries(
             {"name": words},
             config=st.dictionaries(words, plain, max_size=3),
             random=st.just(True),
-            block=counts,
+            block=st.sampled_from([32, 64, 4096]),
         ).filter(lambda model: "config" not in model or model.get("random")),
         "method": section(
             {"name": st.sampled_from(sorted(METHOD_SECTIONS))},

@@ -17,5 +17,5 @@ class LoRA(LowRank):
 
     @staticmethod
     def scale(options: LowRankOptions) -> float:
-        """alpha / rank."""
+        """Alpha / rank."""
         return options.alpha / options.rank

@@ -30,7 +30,7 @@ class LoRAPlus(LowRank):
 
     @staticmethod
     def scale(options: LowRankOptions) -> float:
-        """alpha / rank."""
+        """Alpha / rank."""
         return options.alpha / options.rank
 
     def role(self, parameter: str) -> Role:

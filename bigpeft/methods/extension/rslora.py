@@ -18,5 +18,5 @@ class RsLoRA(LowRank):
 
     @staticmethod
     def scale(options: LowRankOptions) -> float:
-        """alpha / √rank."""
+        """Alpha / √rank."""
         return options.alpha / math.sqrt(options.rank)

@@ -3,15 +3,14 @@
 import argparse
 import os
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from bigpeft.cli.failure import speaks_first
 from bigpeft.errors import EXIT_BUG, EXIT_DONE, EXIT_RESUMABLE, EXIT_USER, StoppedEarly, UserError
 from bigpeft.world import World, pin_threads, read_world
 
-_SECONDS_FOR_THE_FIRST_RANK = 8
 EXIT_INTERRUPTED = 130
 
 
@@ -33,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(options.recipe, options.overrides, world, terminal)
     except UserError as error:
-        _explain(error, world, terminal)
+        if speaks_first(world):
+            terminal.shout(str(error))
         code = EXIT_USER
     except StoppedEarly as stop:
         terminal.say(f"{stop}; checkpoint.resume=auto goes on")
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         terminal.say("interrupted; the last checkpoint is whole, checkpoint.resume=auto goes on")
         code = EXIT_INTERRUPTED
     except Exception:
-        terminal.shout(f"rank {world.rank} on {world.host}:\n{traceback.format_exc()}")
+        if speaks_first(world):
+            terminal.shout(f"rank {world.rank} on {world.host}:\n{traceback.format_exc()}")
         code = EXIT_BUG
     else:
         code = EXIT_DONE
@@ -71,18 +72,6 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
 def _threads(world: World) -> int:
     """An equal share of this machine's cores, unless OMP_NUM_THREADS says otherwise."""
     return max(1, (os.cpu_count() or 1) // max(1, world.local_size))
-
-
-def _explain(error: UserError, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
-    """One message, from the first rank; another rank speaks only if the first stays silent.
-
-    The first rank's exit makes the launcher end the others while they wait here.
-    """
-    if world.is_first:
-        terminal.shout(str(error))
-        return
-    time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
-    terminal.shout(f"rank {world.rank} on {world.host}: {error}")
 
 
 def _leave_now(code: int) -> None:

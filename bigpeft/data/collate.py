@@ -14,14 +14,14 @@ def collate(tokens: Tokens, rows: list[int], pad_id: int) -> dict[str, Tensor]:
 
     Length is the longest row's, rounded up to a multiple of 8. Labels are not shifted and are -100
     where a token is no target or padding; what is padding comes from lengths, never from `pad_id`,
-    which may equal a learned EOS. No rows give one row of one token without a label: under ZeRO-3
+    which may equal a learned EOS. No rows give one row of padding without a label: under ZeRO-3
     every process must make as many forward passes as the others.
     """
     if not rows:
         return {
-            "input_ids": torch.full((1, 1), pad_id),
-            "attention_mask": torch.ones(1, 1, dtype=torch.int64),
-            "labels": torch.full((1, 1), NO_LOSS),
+            "input_ids": torch.full((1, _MULTIPLE), pad_id),
+            "attention_mask": torch.ones(1, _MULTIPLE, dtype=torch.int64),
+            "labels": torch.full((1, _MULTIPLE), NO_LOSS),
         }
     taken = [tokens.row(index) for index in rows]
     longest = max(len(ids) for ids, _ in taken)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.data import Choices, Tokens, collate
-from bigpeft.train.step import global_sum, target_tokens, token_loss_sum
+from bigpeft.train.logits import TargetLogits, target_logits, target_tokens
+from bigpeft.train.step import global_sum
 from bigpeft.world import World
 
 
@@ -61,19 +62,19 @@ def evaluate(engine: Engine, held_out: HeldOut, world: World) -> Result:
 def _pass(engine: Engine, held_out: HeldOut, rows: list[int]) -> Tensor:
     """(sum of losses, target tokens, right choices) of one micro-batch."""
     batch = collate(held_out.tokens, rows, held_out.pad_id)
-    batch = {key: value.to(engine.device) for key, value in batch.items()}
-    tokens = target_tokens(batch)
-    labels = batch.pop("labels")
-    logits = engine(**batch).logits
-    right = torch.zeros((), device=engine.device)
+    found = target_logits(engine, batch)
+    right = torch.zeros((), dtype=torch.float64, device=engine.device)
     if held_out.choices is not None and rows:
-        right = _right_choices(logits, held_out.choices, rows)
-    return torch.stack([token_loss_sum(logits, labels).double(), tokens.double(), right.double()])
+        right = _right_choices(found, held_out.choices, rows)
+    loss = found.loss_sum().double()
+    return torch.stack([loss, torch.full_like(loss, target_tokens(batch)), right])
 
 
-def _right_choices(logits: Tensor, choices: Choices, rows: list[int]) -> Tensor:
+def _right_choices(found: TargetLogits, choices: Choices, rows: list[int]) -> Tensor:
     """Rows whose right option has the largest logit where the options part."""
-    position = choices.position[rows].to(logits.device)
-    options = choices.options[rows].to(logits.device)
-    at = logits[torch.arange(len(rows), device=logits.device), position - 1]
-    return (at.gather(1, options).argmax(1) == choices.answer[rows].to(logits.device)).sum()
+    device = found.logits.device
+    before = choices.position[rows].to(device) - 1
+    column = torch.searchsorted(found.positions, before)
+    at = found.logits[torch.arange(len(rows), device=device), column]
+    guess = at.gather(1, choices.options[rows].to(device)).argmax(1)
+    return (guess == choices.answer[rows].to(device)).sum().double()

@@ -47,8 +47,7 @@ class Progress:
         self._metrics = MetricsFile(folder / "metrics.jsonl")
         if self._first:
             self._metrics.cut(done)
-        self._lines = terminal.progress(steps)
-        self._lines.begin(done)
+        self._lines = terminal.progress(steps, done)
         self._started, self._done = time.monotonic(), done
         self._last: Result | None = None
 
@@ -69,6 +68,7 @@ class Progress:
             "grad_norm": record.grad_norm,
             "learning_rate": rate,
             "tokens": record.tokens,
+            "target_tokens": record.target_tokens,
             "seconds": round(seconds, 4),
             "memory_bytes": memory,
         }
@@ -77,7 +77,7 @@ class Progress:
             self._last = result
         if self._first:
             self._metrics.add(row)
-        self._lines.show(step, record.loss, record.tokens / seconds, memory)
+        self._lines.show(step, record.loss, record.tokens, seconds, memory)
         if result is not None:
             self._say(f"after step {step}", result)
 

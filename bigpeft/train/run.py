@@ -62,13 +62,14 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
         rate = set_learning_rate(engine, schedule.factor(step))
         with meter.watch_if(step - done < 2):
             record = train_step(engine, batches.of_step(step), step + 1)
+        seconds = time.monotonic() - started
         for method in plan.seated.values():
             method.after_step(step + 1)
         result = None
         last = step + 1 == steps
         if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step)):
             result = evaluate(engine, inputs.held_out, world)
-        progress.after(step + 1, record, rate, time.monotonic() - started, result)
+        progress.after(step + 1, record, rate, seconds, result)
         stopping = step + 1 == recipe.train.stop_after and not last
         if stopping or last or due(recipe.checkpoint.every, step):
             saver.save(step + 1)

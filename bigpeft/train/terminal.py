@@ -42,34 +42,33 @@ class Terminal:
         self.console.print(text, markup=False)
         self._stream.flush()
 
-    def progress(self, total: int) -> "StepLines":
+    def progress(self, total: int, done: int) -> "StepLines":
         """Progress over optimizer steps: a bar on a terminal, a dozen lines elsewhere."""
-        return StepLines(self, total, bar=self._speaks and self.console.is_terminal)
+        return StepLines(self, total, done, bar=self._speaks and self.console.is_terminal)
 
 
 class StepLines:
     """Shows steps as they finish."""
 
-    def __init__(self, terminal: Terminal, total: int, bar: bool) -> None:
-        self._terminal, self._total = terminal, total
-        self._started, self._first = time.monotonic(), 0
+    def __init__(self, terminal: Terminal, total: int, done: int, bar: bool) -> None:
+        self._terminal, self._total, self._first = terminal, total, done
+        self._started: float | None = None
         self._bar: Progress | None = None
         if bar:
             self._bar = Progress(
-                BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
                 console=terminal.console,
-            )  # fmt: skip
-            self._task = self._bar.add_task("starting", total=total)
+            )
+            self._task = self._bar.add_task("starting", total=total, completed=done)
             self._bar.start()
 
-    def begin(self, step: int) -> None:
-        """The steps up to this one were done before."""
-        self._first, self._started = step, time.monotonic()
-
-    def show(self, step: int, loss: float, tokens_per_second: float, memory: int) -> None:
-        """A finished step."""
-        done = max(1, step - self._first)
-        left = (time.monotonic() - self._started) / done * (self._total - step)
+    def show(self, step: int, loss: float, tokens: int, seconds: float, memory: int) -> None:
+        """A finished step, its tokens and how long it took."""
+        self._started = self._started or time.monotonic() - seconds
+        left = (time.monotonic() - self._started) / (step - self._first) * (self._total - step)
+        tokens_per_second = tokens / seconds
         text = (
             f"step {step}/{self._total}  loss {loss:.4f}  {tokens_per_second:.0f} tokens/s  "
             f"{memory / 2**30:.2f} GiB  {left:.0f} s left"

@@ -52,6 +52,6 @@ def test_a_learned_token_equal_to_the_pad_token_keeps_its_label():
 def test_no_rows_make_one_row_without_a_label():
     batch = collate(tokens_of([[(5, True)]]), [], PAD)
 
-    assert_close(batch["input_ids"], torch.tensor([[PAD]]))
-    assert_close(batch["attention_mask"], torch.tensor([[1]]))
-    assert_close(batch["labels"], torch.tensor([[-100]]))
+    assert_close(batch["input_ids"], torch.full((1, 8), PAD))
+    assert_close(batch["attention_mask"], torch.ones(1, 8).long())
+    assert_close(batch["labels"], torch.full((1, 8), -100))

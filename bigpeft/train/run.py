@@ -54,7 +54,7 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     batches = Batches(inputs.tokens, inputs.pad_id, plan)
     schedule = Schedule.of(recipe.optimizer, steps)
     progress = Progress(folder, terminal, engine, meter, steps, done)
-    if inputs.held_out is not None:
+    if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
 
     for step in range(done, steps):

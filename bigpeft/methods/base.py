@@ -65,7 +65,7 @@ class LinearMethod(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
 
     @abstractmethod
     def merge(self, weight: Tensor) -> Tensor:

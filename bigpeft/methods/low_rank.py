@@ -39,7 +39,7 @@ class LowRank(LinearMethod):
                 f"set method.rank to {smaller} or less, or leave this layer out of target_modules",
             )
         self.scaling = self.scale(options)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = options.dropout
         device = linear.device
         self.lora_A = nn.Parameter(torch.empty(options.rank, linear.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(linear.out_features, options.rank, device=device))
@@ -55,13 +55,15 @@ class LowRank(LinearMethod):
         nn.init.zeros_(self.lora_B)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
-        return linear.base(x) + self.branch(x)
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        y = linear.base(x)
+        down = self.scaling * F.linear(self.dropped(x), self.lora_A.to(x.dtype))
+        up = self.lora_B.to(x.dtype).t()
+        return torch.addmm(_rows(y), _rows(down), up).view_as(y)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """S · B A x in x.dtype."""
-        down = F.linear(self.dropout(x), self.lora_A.to(x.dtype))
-        return self.scaling * F.linear(down, self.lora_B.to(x.dtype))
+    def dropped(self, x: Tensor) -> Tensor:
+        """The input of the branch: x, with dropout in training."""
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def merge(self, weight: Tensor) -> Tensor:
         """W + s · B A, same dtype."""
@@ -72,3 +74,8 @@ class LowRank(LinearMethod):
         """Rank × (in_features + out_features)."""
         assert isinstance(options, LowRankOptions)
         return options.rank * (linear.in_features + linear.out_features)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(..., n) → (rows, n)."""
+    return tensor.reshape(-1, tensor.shape[-1])

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         code = EXIT_BUG
     else:
         code = EXIT_DONE
+    terminal.close()
     if code not in (EXIT_DONE, EXIT_RESUMABLE):
         _leave_now(code)
     return code

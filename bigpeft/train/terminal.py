@@ -22,6 +22,7 @@ class Terminal:
 
     def __init__(self, speaks: bool) -> None:
         self._speaks = speaks
+        self._steps: StepLines | None = None
         self._stream: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
         self.console = Console(file=self._stream, highlight=False, soft_wrap=True)
         self._early = tempfile.TemporaryFile()  # noqa: SIM115  open until there is a run folder
@@ -43,12 +44,20 @@ class Terminal:
 
     def shout(self, text: str) -> None:
         """One message from whichever rank has to say it."""
+        self.close()
         self.console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was: without a bar, with a cursor."""
+        if self._steps is not None:
+            self._steps.close()
         self._stream.flush()
 
     def progress(self, total: int, done: int) -> "StepLines":
         """Progress over optimizer steps: a bar on a terminal, a dozen lines elsewhere."""
-        return StepLines(self, total, done, bar=self._speaks and self.console.is_terminal)
+        bar = self._speaks and self.console.is_terminal
+        self._steps = StepLines(self, total, done, bar)
+        return self._steps
 
 
 def _redirect(descriptor: int) -> None:

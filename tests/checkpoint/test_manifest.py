@@ -200,9 +200,7 @@ def test_only_the_newest_are_kept(saved):
 def test_a_run_of_other_numerics_is_refused_by_every_rank(change, key, saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "run")
 
-    answers = refusals(
-        2, folder, *OVERRIDES, "train.steps=4", "checkpoint.resume=auto", change
-    )
+    answers = refusals(2, folder, *OVERRIDES, "train.steps=4", "checkpoint.resume=auto", change)
 
     for kind, text in answers:
         assert kind == "CheckpointError"

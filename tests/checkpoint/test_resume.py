@@ -79,7 +79,9 @@ def test_a_dense_module_moves_and_is_restored(tmp_path):
     assert not np.array_equal(state["model.norm.weight.master"], np.ones(128))
 
 
-@pytest.mark.parametrize("stages", [("zero3", "zero0", "zero3"), ("zero2", "zero3", "zero1")], ids=str)
+@pytest.mark.parametrize(
+    "stages", [("zero3", "zero0", "zero3"), ("zero2", "zero3", "zero1")], ids=str
+)
 def test_a_run_goes_on_with_other_ranks_and_another_stage(stages, tmp_path):
     more = [*OVERRIDES, "train.steps=6", "method.train_modules=[norm]"]
     expected = final_state(1, tmp_path / "whole", *more)

@@ -71,7 +71,8 @@ def test_there_may_be_nothing_to_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "rows", "steps"), [(1, 64, 16), (0.5, 64, 8), (2.5, 10, 7), (0.01, 4, 1), (3, 1, 1), (1.1, 40, 11)]
+    ("epochs", "rows", "steps"),
+    [(1, 64, 16), (0.5, 64, 8), (2.5, 10, 7), (0.01, 4, 1), (3, 1, 1), (1.1, 40, 11)],
 )
 def test_epochs_are_rounded_up_to_whole_steps(epochs, rows, steps):
     recipe = load_recipe(DEBUG, [f"train.epochs={epochs}", "batch.global_size=4"])

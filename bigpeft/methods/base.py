@@ -51,6 +51,8 @@ class LinearMethod(nn.Module, ABC):
     mergeable: ClassVar[bool] = True
     supports_mpc: ClassVar[bool] = False
     default_targets: ClassVar[str | Sequence[str]] = "all-linear"
+    evolving: ClassVar[tuple[str, ...]] = ()
+    """Buffers that `after_step` changes: checkpoints keep them, the others follow from W."""
 
     def reset(self) -> None:
         """Draw the start values; the global random state was seeded for this seat before."""

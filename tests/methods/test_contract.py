@@ -19,6 +19,7 @@ from torch.testing import assert_close
 
 from bigpeft.errors import RecipeError, ShapeError
 from bigpeft.methods import LinearMethod, linear_methods
+from bigpeft.methods.algebra import top_singular
 from tests.oracles.dense import build, freeze, frozen_linear, nudge, packed, random_weight, seated
 
 METHODS = sorted(linear_methods())
@@ -35,6 +36,7 @@ SIZES = {
     "factors": [2, 1],
     "frequencies": [20, 1],
     "directions": [5],
+    "block": [7],
 }
 FORMULAS = {  # of methods that no weight can hold
     "bitfit": lambda m, weight, x: F.linear(x, weight) + m.offset,
@@ -216,6 +218,98 @@ def test_a_skeleton_on_the_meta_device_fills_as_the_loader_fills_it(name):
     assert torch.isfinite(method(linear, torch.randn(4, 16))).all()
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_lora_dash_after_its_switch_equals_the_merged_dense_weight(shape, dtype):
+    linear, weight, method = fitted("lora_dash", shape, switch_step=3)
+    nudge(method)
+    x = torch.randn(6, shape[1], dtype=dtype, requires_grad=True)
+    wrt = [x, *method.parameters()]
+
+    closed = grad(method(linear, x).sum(), method.dash)[0]
+    for step in (1, 2, 3, 4):
+        method.after_step(step)
+    y, expected = method(linear, x), F.linear(x.double(), method.merge(weight.double()))
+
+    assert not closed.any()
+    assert_close(y.double(), expected, **TOLERANCE[dtype])
+    ours, theirs = grad(y.sum(), wrt), grad(expected.sum(), wrt)
+    for one, other in zip(ours, theirs, strict=True):
+        scale = max(1.0, (y.numel() / one.numel()) ** 0.5, other.abs().max().item())
+        assert_close(one.double() / scale, other.double() / scale, **TOLERANCE[dtype])
+
+
+def test_lora_dash_chooses_once_the_directions_that_change_most_for_their_size():
+    _, weight, method = fitted("lora_dash", (24, 16), switch_step=3)
+    nudge(method)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    change = torch.diag(left.T @ method.delta(torch.float32) @ right.T).abs() / values
+
+    method.after_step(2)
+    assert not method.opened.any()
+    method.after_step(3)
+    chosen = method.chosen.clone()
+    nudge(method)
+    method.after_step(4)
+
+    assert set(chosen.tolist()) == set(change.topk(5).indices.tolist())
+    assert torch.equal(method.chosen, chosen)
+    assert set(method.evolving) <= set(dict(method.named_buffers()))
+
+
+def test_pissa_leaves_less_error_in_four_bits_than_quantising_the_weight_itself():
+    dense = random_weight((24, 16))
+    linear, quantised = packed((24, 16))
+    method = build("pissa", linear, dense, rank=8)
+
+    start = method.merge(linear.base.dense(torch.float32))
+
+    assert (start - dense).norm() < 0.8 * (quantised - dense).norm()
+
+
+def test_dora_measures_the_weight_as_it_is_frozen():
+    linear, weight, method = fitted("dora", (24, 16), weight=random_weight((24, 16)))
+    x = torch.randn(4, 16)
+
+    assert_close(method.row_squares, weight.square().sum(dim=1))
+    assert torch.equal(method(linear, x), linear.base(torch.cat([x, method.lora_A]))[:4])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fix"),
+    [
+        ("oft", {"block_size": 5}, "block_size to 2 or 4"),
+        ("boft", {"block_size": 6, "factors": 2}, "block_size to 4 or 8"),
+        ("boft", {"block_size": 3, "factors": 2}, "even number"),
+        ("fourierft", {"frequencies": 400}, "384 or less"),
+        ("pica", {"rank": 17}, "16 or less"),
+        ("loha", {"rank": 17}, "16 or less"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_the_layer_and_the_fix(name, options, fix):
+    linear, weight = packed((24, 16), name="model.layers.3.q_proj")
+
+    with pytest.raises(ShapeError, match=r"layers\.3\.q_proj: ") as caught:
+        build(name, linear, weight, **options)
+
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40)])
+def test_a_randomised_svd_finds_the_largest_triplets(shape, rank):
+    torch.manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(shape[0], 30))
+    right, _ = torch.linalg.qr(torch.randn(shape[1], 30))
+    weight = left @ torch.diag(0.7 ** torch.arange(30.0)) @ right.T
+
+    exact, fast = top_singular(weight, rank), top_singular(weight, rank, iterations=4)
+
+    for one, other in zip(exact, fast, strict=True):
+        assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert (exact[0].gather(0, exact[0].abs().argmax(0, keepdim=True)) > 0).all()
+
+
 @pytest.mark.parametrize("name", ["ia3", "ssb", "ssl"])
 def test_a_small_step_of_a_scale_is_not_lost_in_bf16(name):
     linear, weight = packed((24, 16))
@@ -230,12 +324,14 @@ def test_a_small_step_of_a_scale_is_not_lost_in_bf16(name):
     assert moved.abs().min() >= 0.99 * step
 
 
-@pytest.mark.parametrize("name", ["ia3", "ssb", "ssl"])
+@pytest.mark.parametrize("name", METHODS)
 def test_scales_are_never_decayed(name):
-    linear, weight = packed((24, 16))
-    method = build(name, linear, weight)
+    _, _, method = fitted(name, (24, 16))
+    scales = ("scale", "offset", "magnitude", "dash")
 
-    assert not any(method.role(key).decay for key, _ in method.named_parameters())
+    decayed = [key for key, _ in method.named_parameters() if method.role(key).decay]
+
+    assert not [key for key in decayed if key.startswith(scales) and "offset_" not in key]
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if linear_methods()[n].supports_mpc])

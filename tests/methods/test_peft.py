@@ -292,3 +292,14 @@ def test_fourierft_equals_peft_on_the_same_frequencies():
     theirs.fourierft_spectrum.default.data.copy_(method.spectrum)
 
     same_step(method, linear, theirs, [(method.spectrum, theirs.fourierft_spectrum.default)])
+
+
+def test_liera_equals_hira_of_peft_with_alpha_at_the_rank():
+    linear, weight, method = seated("liera", (24, 16), rank=4, alpha=4, block=7)
+    nudge(method)
+    theirs = peft_layer(weight, peft.HiraConfig(r=4, target_modules=["q_proj"]))
+    a, b = theirs.hira_A.default, theirs.hira_B.default
+    a.data.copy_(method.lora_A)
+    b.data.copy_(method.lora_B)
+
+    same_step(method, linear, theirs, [(method.lora_A, a), (method.lora_B, b)])

@@ -1,4 +1,4 @@
-"""LoKr, a Kronecker product as the update (Yeh et al., LyCORIS, arXiv 2309.14859, section 3).
+"""LoKr, a Kronecker product as the update (Yeh et al., LyCORIS, arXiv 2309.14859).
 
     W' = W + (alpha / rank) · C ⊗ D        C (o₁, i₁), D (o₂, i₂), o₁ o₂ = out, i₁ i₂ = in
 

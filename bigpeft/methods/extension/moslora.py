@@ -1,4 +1,4 @@
-"""MoSLoRA, a trained mixer between LoRA's factors (Wu et al., arXiv 2406.11909, Eq. 6).
+"""MoSLoRA, a trained mixer between LoRA's factors (Wu et al., arXiv 2406.11909).
 
     W' = W + (alpha / rank) · B mixer A        mixer (rank, rank)
 

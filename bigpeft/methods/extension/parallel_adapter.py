@@ -1,4 +1,4 @@
-"""Parallel adapter, a bottleneck beside a linear (He et al., arXiv 2110.04366, section 4.2).
+"""Parallel adapter, a bottleneck beside a linear (He et al., arXiv 2110.04366).
 
     y = base(x) + (alpha / rank) · B f(A x)        f an elementwise function
 

@@ -1,4 +1,4 @@
-"""HRA, a chain of Householder reflections of the input (Yuan et al., arXiv 2405.17484, Eq. 4).
+"""HRA, a chain of Householder reflections of the input (Yuan et al., arXiv 2405.17484).
 
     W' = W H_1 ⋯ H_rank        H_j = I - 2 u_j u_jᵀ / ‖u_j‖²        y = base(x H_rank ⋯ H_1)
 

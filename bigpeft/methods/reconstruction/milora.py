@@ -1,4 +1,4 @@
-"""MiLoRA, LoRA from the minor part of W (Wang et al., arXiv 2406.09044, Eqs. 3-5).
+"""MiLoRA, LoRA from the minor part of W (Wang et al., arXiv 2406.09044).
 
     W' = (W - B₀A₀) + B A        B₀ = U √Σ, A₀ = √Σ Vᵀ of the `rank` smallest singular triplets
 

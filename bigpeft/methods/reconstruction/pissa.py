@@ -1,9 +1,9 @@
-"""PiSSA, LoRA from the principal part of W (Meng et al., arXiv 2404.02948, Eqs. 2-4).
+"""PiSSA, LoRA from the principal part of W (Meng et al., arXiv 2404.02948).
 
     W' = (W - B₀A₀) + B A        B₀ = U √Σ, A₀ = √Σ Vᵀ of the `rank` largest singular triplets
 
 Trains rank · (in_features + out_features) numbers per linear. In 4 bits the residual is what gets
-quantised, so the start is Q(W - B₀A₀) + B₀A₀, closer to W than Q(W) (QPiSSA, section 4);
+quantised, so the start is Q(W - B₀A₀) + B₀A₀, closer to W than Q(W) (QPiSSA);
 with `keep_base` it is Q(W) itself. Merging wants the frozen weight: the residual, unless the base
 is kept. HF peft's alpha = rank is the scaling here.
 """

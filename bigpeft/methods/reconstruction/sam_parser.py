@@ -1,4 +1,4 @@
-"""SAM-PARSER, trained singular values (Peng et al., arXiv 2308.14604, Eq. 3).
+"""SAM-PARSER, trained singular values (Peng et al., arXiv 2308.14604).
 
     W' = W + U diag(offset) Vᵀ        the new singular values are σ + offset
 

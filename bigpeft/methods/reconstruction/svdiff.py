@@ -1,4 +1,4 @@
-"""SVDiff, trained singular values that stay non-negative (Han et al., arXiv 2303.11305, Eq. 2).
+"""SVDiff, trained singular values that stay non-negative (Han et al., arXiv 2303.11305).
 
     W' = W + U diag(max(σ + offset, 0) - σ) Vᵀ
 

@@ -1,4 +1,4 @@
-"""TriLoRA, a trained diagonal between LoRA's factors (Feng et al., arXiv 2405.11190).
+"""TriLoRA, a trained diagonal between LoRA's factors (Feng et al., arXiv 2405.11236).
 
     W' = W + (alpha / rank) · B diag(core) A
 
@@ -21,7 +21,7 @@ class TriLoRA(LowRank):
     """Low-rank extension with a diagonal between the factors."""
 
     family = "extension"
-    source = "arXiv 2405.11190"
+    source = "arXiv 2405.11236"
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

@@ -4,6 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 MODEL := models/smollm2-135m-instruct
+RANKS ?= $(shell test "$$(nvidia-smi -L 2>/dev/null | wc -l)" = 1 && echo 1 || echo 2)
 
 .PHONY: setup quickstart test check bench clean
 
@@ -18,7 +19,7 @@ setup: .venv/.ready
 quickstart: setup
 	bigpeft fetch smollm2-135m-instruct $(MODEL)
 	rm -rf runs/quickstart
-	deepspeed --num_gpus 2 launch/train.py --recipe recipes/quickstart.yaml
+	deepspeed --num_gpus $(RANKS) launch/train.py --recipe recipes/quickstart.yaml
 
 check: setup
 	ruff check .
@@ -32,7 +33,7 @@ test: check
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/compare.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

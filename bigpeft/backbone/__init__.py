@@ -6,6 +6,7 @@ from bigpeft.backbone.meter import PackedMeter
 from bigpeft.backbone.partition import Partition, Whole, ZeroThree, node_group
 from bigpeft.backbone.reader import RandomWeights, SafetensorsFolder, WeightSource
 from bigpeft.backbone.skeleton import build_skeleton, read_config
+from bigpeft.backbone.slots import fill_slots
 
 __all__ = [
     "Loader",
@@ -18,6 +19,7 @@ __all__ = [
     "Whole",
     "ZeroThree",
     "build_skeleton",
+    "fill_slots",
     "freeze_linears",
     "node_group",
     "read_config",

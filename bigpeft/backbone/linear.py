@@ -34,7 +34,7 @@ class PackedLinear(nn.Module):
         return self.base.packed.device
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype."""
+        """x (..., in_features) → (..., out_features) in x.dtype."""
         y = self.base(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

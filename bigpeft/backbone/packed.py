@@ -36,7 +36,7 @@ class PackedWeight(nn.Module):
         return self.codec.decode(self.packed.data, self.shape, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (..., in_features) → x Wᵀ (..., out_features) in x.dtype."""
+        """x (..., in_features) → x Wᵀ (..., out_features) in x.dtype."""
         return _PackedProduct.apply(x, self)  # type: ignore[no-any-return]
 
 

@@ -33,7 +33,7 @@ class WeightSource(ABC):
 class SafetensorsFolder(WeightSource):
     """model.safetensors, or the shards that model.safetensors.index.json lists.
 
-    A file is opened for one tensor and closed again, so no more than that tensor stays mapped.
+    A file is opened anew for each tensor, so no more than that tensor stays mapped.
     Raises WeightError, naming the file, for a missing or truncated one.
     """
 
@@ -54,11 +54,11 @@ class SafetensorsFolder(WeightSource):
         return self._shapes
 
     def read(self, name: str) -> Tensor:
-        """One tensor, copied out of the file."""
+        """One tensor, mapped from the file as long as it lives."""
         path = self._file_of[name]
         try:
             with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(name).clone()
+                tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise WeightError(str(path), f"cannot be read ({error})", _DOWNLOAD) from error
         self.bytes_read += tensor.nbytes

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         terminal.say(f"{stop}; checkpoint.resume=auto goes on")
         code = EXIT_RESUMABLE
     except KeyboardInterrupt:
-        terminal.say("interrupted; the last checkpoint is whole, checkpoint.resume=auto goes on")
+        terminal.say("interrupted; checkpoint.resume=auto goes on from the last checkpoint")
         code = EXIT_INTERRUPTED
     except Exception:
         if speaks_first(world):
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         code = EXIT_BUG
     else:
         code = EXIT_DONE
+    terminal.close()
     if code not in (EXIT_DONE, EXIT_RESUMABLE):
         _leave_now(code)
     return code

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from bigpeft.checkpoint.manifest import MANIFEST
-from bigpeft.checkpoint.manifest import verify as verify_one
 from bigpeft.errors import EXIT_USER, CheckpointError
 
 
@@ -14,6 +12,9 @@ def verify(
     path: Annotated[Path, typer.Argument(help="a checkpoint, or a folder of checkpoints")],
 ) -> None:
     """Compare every file with its manifest; exit code 2 when any checkpoint is damaged."""
+    from bigpeft.checkpoint.manifest import MANIFEST
+    from bigpeft.checkpoint.manifest import verify as verify_one
+
     single = (path / MANIFEST).exists() or not list(path.glob("step-*"))
     damaged = False
     for folder in [path] if single else sorted(path.glob("step-*")):

@@ -76,7 +76,7 @@ class LinearMethod(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
 
     def merge(self, weight: Tensor) -> Tensor:
         """Frozen dense W (out_features, in_features) → dense W', same dtype; pure, differentiable.

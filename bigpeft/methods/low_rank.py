@@ -57,7 +57,7 @@ class Factors(LinearMethod):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features)."""
+        """rank · (in_features + out_features)."""
         assert isinstance(options, FactorOptions)
         return options.rank * (linear.in_features + linear.out_features)
 
@@ -71,7 +71,7 @@ class LowRank(Factors):
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options.rank)
         self.scaling = self.scale(options)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = options.dropout
 
     @staticmethod
     def scale(options: LowRankOptions) -> float:
@@ -79,17 +79,29 @@ class LowRank(Factors):
         return options.alpha / options.rank
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
-        return linear.base(x) + self.branch(x)
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        return self.add_branch(linear.base(x), x)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """S · B A x in x.dtype."""
-        return self.scaling * self.product(self.dropout(x))
+    def add_branch(self, y: Tensor, x: Tensor) -> Tensor:
+        """y + s · B A x in x.dtype, in one pass over y."""
+        down = F.linear(self.dropped(x), self.lora_A.to(x.dtype))
+        down = self.scaling * self.inner(down)
+        up = self.lora_B.to(x.dtype).t()
+        return torch.addmm(_rows(y), _rows(down), up).view_as(y)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """The input of the branch: x, with dropout in training."""
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def delta(self, dtype: torch.dtype) -> Tensor:
-        """The matrix of `branch`, in this dtype."""
+        """The matrix of the branch, in this dtype."""
         return self.scaling * self.dense_product(dtype)
 
     def merge(self, weight: Tensor) -> Tensor:
         """W + s · B A, same dtype."""
         return (weight + self.delta(at_least_fp32(weight.dtype))).to(weight.dtype)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(..., n) → (rows, n)."""
+    return tensor.reshape(-1, tensor.shape[-1])

@@ -61,7 +61,7 @@ class Residual(Factors):
         return weight - self.lora_B @ self.lora_A
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         update = self.product(x)
         if self.keep_base:
             update = update - down_up(x, self.start_A, self.start_B)

@@ -83,7 +83,7 @@ class SingularShift(Spectral):
         """How far each singular value moves, (directions), in this dtype."""
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         shift = self.shift(at_least_fp32(x.dtype)).to(x.dtype)
         return linear.base(x) + F.linear(
             F.linear(x, self.right.to(x.dtype)) * shift, self.left.to(x.dtype)

@@ -24,7 +24,7 @@ class Adapted(nn.Module):
         self.adapter = adapter
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype."""
+        """x (..., in_features) → (..., out_features) in x.dtype."""
         y = self.adapter(self.linear, x)
         bias = getattr(self.linear, "bias", None)
         return y if bias is None else y + bias.to(y.dtype)

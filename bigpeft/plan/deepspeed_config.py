@@ -108,7 +108,7 @@ def _check(path: Path, content: Any) -> None:
             )
     for key, reason in _REFUSED.items():
         value = zero.get(key)
-        if value and value != 1:
+        if value is True or (value and value != 1):
             raise RecipeError(f"{path}: zero_optimization.{key}", reason, f"remove {key}")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bigpeft.backbone import PackedLinear
+from bigpeft.world import World
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,12 @@ def held_bytes(
     )
 
 
-def available_bytes(local_ranks: int) -> int:
-    """Memory that one rank may use: of its accelerator, or its share of the host's free memory."""
-    if torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
-        if device is not None and device.type == "cuda":
-            return int(torch.cuda.mem_get_info()[0])
+def available_bytes(world: World) -> int:
+    """Memory that one rank may use: of its GPU, or its share of the host's free memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info(world.local_rank)[0])
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return _host_available(free) // max(1, local_ranks)
+    return _host_available(free) // max(1, world.local_size)
 
 
 def _host_available(fallback: int) -> int:

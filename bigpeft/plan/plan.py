@@ -168,7 +168,7 @@ def choose_group(wanted: str | int, fragment: Fragment, world: World) -> int:
 
 
 def _refuse_too_large(held: HeldBytes, world: World) -> None:
-    have = available_bytes(world.local_size)
+    have = available_bytes(world)
     if held.sum > have:
         raise RecipeError(
             "model",

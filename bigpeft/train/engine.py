@@ -19,11 +19,19 @@ from bigpeft.world import World, announce
 def join_processes(world: World) -> torch.device:
     """Join the process group; returns this rank's device."""
     announce(world)
+    _use_no_compiled_collectives()
     accelerator().set_device(world.local_rank)
     deepspeed.init_distributed(
         dist_backend=accelerator().communication_backend_name(), auto_mpi_discovery=False
     )
     return torch.device(accelerator().device_name(world.local_rank))
+
+
+def _use_no_compiled_collectives() -> None:
+    """On a CPU DeepSpeed would compile its shared-memory collectives at first use, which takes a
+    compiler and most of a minute; gloo does without.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def leave_processes() -> None:

@@ -48,13 +48,12 @@ class Progress:
         if self._first:
             self._metrics.cut(done)
         self._lines = terminal.progress(steps, done)
-        self._started, self._done = time.monotonic(), done
-        self._last: Result | None = None
+        self._started = time.monotonic()
 
     def before(self, result: Result) -> None:
-        """The evaluation before the first step; a resumed run keeps the one of its start."""
+        """The evaluation before the first step of a fresh run."""
         self._say("before", result)
-        if self._first and self._done == 0:
+        if self._first:
             write_json(self._folder / BEFORE, result.as_metrics())
 
     def after(
@@ -74,7 +73,6 @@ class Progress:
         }
         if result is not None:
             row |= result.as_metrics()
-            self._last = result
         if self._first:
             self._metrics.add(row)
         self._lines.show(step, record.loss, record.tokens, seconds, memory)
@@ -111,24 +109,25 @@ class Progress:
             "packed_bytes_gathered_peak": max(r["packed_bytes_gathered_peak"] for r in ranks),
             "held_bytes_planned": plan.held.sum,
         }
-        summary |= self._evaluations()
+        summary |= self._evaluations(rows)
         write_json(self._folder / "summary.json", summary)
         self._terminal.say(
             f"loss {summary['loss_first']:.4f} → {summary['loss_last']:.4f}; "
             f"run folder {self._folder}"
         )
 
-    def _evaluations(self) -> dict[str, float]:
+    def _evaluations(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Before and after, under the names that scripts read."""
-        if self._last is None:
+        evaluated = [row for row in rows if "eval_loss" in row]
+        if not evaluated:
             return {}
         before = json.loads((self._folder / BEFORE).read_text())
-        after = self._last.as_metrics()
-        pairs = {"eval_loss": "eval_loss", "eval_accuracy": "accuracy"}
+        moments = {"before": before, "after": evaluated[-1]}
+        names = {"eval_loss": "eval_loss", "eval_accuracy": "accuracy"}
         return {
-            f"{name}_{when}": values[key]
-            for when, values in (("before", before), ("after", after))
-            for key, name in pairs.items()
+            f"{name}_{moment}": values[key]
+            for moment, values in moments.items()
+            for key, name in names.items()
             if key in values
         }
 

@@ -10,7 +10,7 @@ from bigpeft.errors import StoppedEarly
 from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
-from bigpeft.train.backbone import load_backbone
+from bigpeft.train.backbone import load_backbone, open_weights
 from bigpeft.train.batches import Batches
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
@@ -36,6 +36,7 @@ class Finished:
 def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
     plan = make_plan(recipe, world)
+    weights = open_weights(plan)
     folder = Path(recipe.run.folder)
     open_run(folder, recipe.checkpoint.resume != "never", world)
     terminal.send_notices_to(folder / "run.log")
@@ -47,14 +48,14 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     terminal.say(describe(plan, len(inputs.tokens), steps))
 
     device = join_processes(world)
-    meter, trained = load_backbone(plan, device)
+    meter, trained = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, trained, plan)
     saver = Saver(folder / "checkpoints", plan, engine, trained)
     done = saver.resume(found, terminal.say)
     batches = Batches(inputs.tokens, inputs.pad_id, plan)
     schedule = Schedule.of(recipe.optimizer, steps)
     progress = Progress(folder, terminal, engine, meter, steps, done)
-    if inputs.held_out is not None:
+    if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
 
     for step in range(done, steps):

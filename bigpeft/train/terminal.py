@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TextIO
@@ -15,21 +16,25 @@ PLAIN_LINES = 12
 class Terminal:
     """The real standard output, kept for the user while the process writes to run.log.
 
-    Only the first rank speaks; the others' lines are dropped.
+    Only the first rank speaks; the others' lines are dropped. Notices printed before there is a run
+    folder wait in a nameless file.
     """
 
     def __init__(self, speaks: bool) -> None:
         self._speaks = speaks
+        self._steps: StepLines | None = None
         self._stream: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
         self.console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        self._early = tempfile.TemporaryFile()  # noqa: SIM115  open until there is a run folder
+        _redirect(self._early.fileno())
 
     def send_notices_to(self, path: Path) -> None:
         """From now on everything printed by libraries, all ranks, goes to this file."""
-        sys.stdout.flush()
-        sys.stderr.flush()
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        _redirect(log)
+        self._early.seek(0)
+        os.write(log, self._early.read())
+        self._early.close()
         os.close(log)
 
     def say(self, text: str) -> None:
@@ -39,12 +44,28 @@ class Terminal:
 
     def shout(self, text: str) -> None:
         """One message from whichever rank has to say it."""
+        self.close()
         self.console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was: without a bar, with a cursor."""
+        if self._steps is not None:
+            self._steps.close()
         self._stream.flush()
 
     def progress(self, total: int, done: int) -> "StepLines":
         """Progress over optimizer steps: a bar on a terminal, a dozen lines elsewhere."""
-        return StepLines(self, total, done, bar=self._speaks and self.console.is_terminal)
+        bar = self._speaks and self.console.is_terminal
+        self._steps = StepLines(self, total, done, bar)
+        return self._steps
+
+
+def _redirect(descriptor: int) -> None:
+    """Standard output and error of this process, libraries' native code included."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
 
 
 class StepLines:

@@ -44,11 +44,11 @@ class DoRA(LowRank):
         self.row_squares.copy_(weight.square().sum(dim=1))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         tokens = x.reshape(-1, x.shape[-1])
         rows = torch.cat([tokens, self.lora_A.detach().to(x.dtype)])
         y, crossed = linear.base(rows).split([len(tokens), len(self.lora_A)])
-        y = y.view(*x.shape[:-1], -1) + self.branch(x)
+        y = self.add_branch(y.view(*x.shape[:-1], -1), x)
         return scale_features(y, self.gain(crossed.detach().t()) - 1)
 
     def gain(self, crossed: Tensor) -> Tensor:
@@ -78,5 +78,5 @@ class DoRA(LowRank):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features) + out_features."""
+        """rank · (in_features + out_features) + out_features."""
         return super().count(options, linear) + linear.out_features

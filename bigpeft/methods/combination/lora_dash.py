@@ -82,11 +82,11 @@ class LoRADash(LowRank):
         self.opened.fill_(1)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         dash = (self.opened * self.dash).to(x.dtype)
         along = F.linear(x, self.right[self.chosen].to(x.dtype)) * dash
         pushed = F.linear(along, self.left[:, self.chosen].to(x.dtype))
-        return linear.base(x) + self.branch(x) + pushed
+        return self.add_branch(linear.base(x), x) + pushed
 
     def merge(self, weight: Tensor) -> Tensor:
         """W + s · B A + U_d diag(dash) V_dᵀ, same dtype."""
@@ -101,7 +101,7 @@ class LoRADash(LowRank):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features) + directions."""
+        """rank · (in_features + out_features) + directions."""
         assert isinstance(options, LoRADash.Options)
         return super().count(options, linear) + _directions(options, linear)
 

@@ -44,7 +44,7 @@ class LoRAXS(Spectral):
         nn.init.normal_(self.core, std=_NOISE)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         down = F.linear(self.dropout(x), self.right.to(x.dtype)) * self.values.to(x.dtype)
         up = F.linear(F.linear(down, self.core.to(x.dtype)), self.left.to(x.dtype))
         return linear.base(x) + self.scaling * up

@@ -38,7 +38,7 @@ class MAP(Factors):
         self.scale_update = nn.Parameter(torch.empty(1, device=linear.device))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         factor = self.update_factor(at_least_fp32(x.dtype))
         return scale_features(linear.base(x), self.scale_base) + self.product(x) * factor.to(
             x.dtype
@@ -63,5 +63,5 @@ class MAP(Factors):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features) + 2."""
+        """rank · (in_features + out_features) + 2."""
         return super().count(options, linear) + 2

@@ -40,7 +40,7 @@ class PiCa(LinearMethod):
         return weight
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         return linear.base(x) + down_up(x, self.right, self.up)
 
     def merge(self, weight: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ class PiCa(LinearMethod):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · out_features."""
+        """rank · out_features."""
         assert isinstance(options, SpectralOptions)
         return options.rank * linear.out_features

@@ -31,7 +31,7 @@ class SpectralAdditive(Spectral):
         self.offset_right = nn.Parameter(torch.empty_like(self.right))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         dtype = x.dtype
         moved = F.linear(x, self.offset_right.to(dtype))
         whole = F.linear(x, self.right.to(dtype)) + moved
@@ -49,6 +49,6 @@ class SpectralAdditive(Spectral):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features)."""
+        """rank · (in_features + out_features)."""
         assert isinstance(options, SpectralOptions)
         return options.rank * (linear.in_features + linear.out_features)

@@ -40,7 +40,7 @@ class SpectralRotational(Spectral):
         return (left * (1 + self.scale.to(dtype)) * values) @ right.t() - torch.diag(values)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         core = self.core(at_least_fp32(x.dtype)).to(x.dtype)
         turned = F.linear(F.linear(x, self.right.to(x.dtype)), core)
         return linear.base(x) + F.linear(turned, self.left.to(x.dtype))

@@ -59,12 +59,12 @@ class FourierFT(LinearMethod):
         self.places.copy_(torch.tensor(drawn))
 
     def delta(self, spectrum: Tensor) -> Tensor:
-        """Scaling · Re(IFFT2(S)) in the dtype of the coefficients."""
+        """scaling · Re(IFFT2(S)) in the dtype of the coefficients."""
         flat = spectrum.new_zeros(self.shape[0] * self.shape[1]).index_put((self.places,), spectrum)
         return self.scaling * torch.fft.ifft2(flat.view(self.shape)).real
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
 
         def product(x: Tensor, spectrum: Tensor) -> Tensor:
             return F.linear(x, self.delta(spectrum).to(x.dtype))
@@ -80,6 +80,6 @@ class FourierFT(LinearMethod):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Frequencies."""
+        """frequencies."""
         assert isinstance(options, FourierFT.Options)
         return options.frequencies

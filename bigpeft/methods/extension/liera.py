@@ -38,9 +38,9 @@ class LieRA(LowRank):
         self.block = options.block
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        dropped = self.dropout(x)
+        dropped = self.dropped(x)
 
         def update(x: Tensor, a: Tensor, b: Tensor, start: int) -> Tensor:
             with torch.no_grad():

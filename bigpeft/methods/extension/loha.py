@@ -50,7 +50,7 @@ class LoHa(LinearMethod):
             nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         down = torch.einsum("pi,qi->pqi", self.first_A, self.second_A).flatten(0, 1)
         up = torch.einsum("op,oq->opq", self.first_B, self.second_B).flatten(1)
         return linear.base(x) + self.scaling * down_up(x, down, up)

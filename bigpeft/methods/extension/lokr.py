@@ -57,7 +57,7 @@ class LoKr(LinearMethod):
                 nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         parts = x.unflatten(-1, (self.small.shape[1], -1))
         if self.whole:
             parts = F.linear(parts, self.large.to(x.dtype))

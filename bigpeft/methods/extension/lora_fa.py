@@ -32,6 +32,6 @@ class LoRAFA(LowRank):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · out_features."""
+        """rank · out_features."""
         assert isinstance(options, LowRankOptions)
         return options.rank * linear.out_features

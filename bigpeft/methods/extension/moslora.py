@@ -39,6 +39,6 @@ class MoSLoRA(LowRank):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features) + rank²."""
+        """rank · (in_features + out_features) + rank²."""
         assert isinstance(options, LowRankOptions)
         return super().count(options, linear) + options.rank**2

@@ -38,6 +38,6 @@ class TriLoRA(LowRank):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · (in_features + out_features) + rank."""
+        """rank · (in_features + out_features) + rank."""
         assert isinstance(options, LowRankOptions)
         return super().count(options, linear) + options.rank

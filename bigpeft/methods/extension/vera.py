@@ -57,7 +57,7 @@ class VeRA(LinearMethod):
         return down, kaiming(len(self.scale_out), rank, 2 * seed + 1, device)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         a, b = self.factors(linear.in_features, x.device)
         down = F.linear(self.dropout(x), a.to(x.dtype)) * self.scale_inner.to(x.dtype)
         return linear.base(x) + F.linear(down, b.to(x.dtype)) * self.scale_out.to(x.dtype)

@@ -35,7 +35,7 @@ class BitFit(LinearMethod):
         self.offset = nn.Parameter(torch.empty(linear.out_features, device=linear.device))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, the bias of W not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, the bias of W not included."""
         return linear.base(x) + self.offset.to(x.dtype)
 
     def role(self, parameter: str) -> Role:

@@ -60,7 +60,7 @@ class BOFT(LinearMethod):
         return rotate_blocks(x[..., there], blocks)[..., back]
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         turned = x
         for factor, blocks in reversed([*enumerate(self.blocks(at_least_fp32(x.dtype)))]):
             turned = self.turn(turned, blocks, factor)
@@ -79,7 +79,7 @@ class BOFT(LinearMethod):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Factors · in_features · (block_size - 1) / 2 + out_features."""
+        """factors · in_features · (block_size - 1) / 2 + out_features."""
         assert isinstance(options, BOFT.Options)
         turning = linear.in_features * (options.block_size - 1) // 2
         return options.factors * turning + linear.out_features

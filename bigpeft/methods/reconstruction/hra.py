@@ -52,7 +52,7 @@ class HRA(LinearMethod):
         return unit, torch.linalg.solve_triangular(inverse, eye, upper=True)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         unit, core = self.chain(at_least_fp32(x.dtype))
         down = F.linear(F.linear(x, unit.to(x.dtype)), core.to(x.dtype))
         return linear.base(x - down @ unit.to(x.dtype))
@@ -69,6 +69,6 @@ class HRA(LinearMethod):
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank · in_features."""
+        """rank · in_features."""
         assert isinstance(options, HRA.Options)
         return options.rank * linear.in_features

@@ -40,7 +40,7 @@ class IA3(Scaling):
         self.scale = self.offsets(linear, self.count(options, linear))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         if self.scales_input:
             return linear.base(scale_features(x, self.scale))
         return scale_features(linear.base(x), self.scale)

@@ -42,7 +42,7 @@ class OFT(LinearMethod):
         return cayley(skew(self.upper.to(dtype), self.block_size))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         return linear.base(rotate_blocks(x, self.blocks(at_least_fp32(x.dtype))))
 
     def merge(self, weight: Tensor) -> Tensor:

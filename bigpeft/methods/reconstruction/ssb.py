@@ -26,7 +26,7 @@ class SSB(Scaling):
         self.scale_out = self.offsets(linear, linear.out_features)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         return scale_features(linear.base(scale_features(x, self.scale_in)), self.scale_out)
 
     def merge(self, weight: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class SSL(Scaling):
         self.scale_in = self.offsets(linear, linear.in_features)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
-        """X (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         return linear.base(scale_features(x, self.scale_in))
 
     def merge(self, weight: Tensor) -> Tensor:

@@ -1,0 +1,151 @@
+"""Real launches of the documented command. Oracle: the interface that the README promises."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bigpeft.export import read_adapter
+
+BIN = Path(sys.executable).parent
+LAUNCH = [str(BIN / "deepspeed"), "--num_gpus", "2", "launch/train.py"]
+LAUNCH += ["--recipe", "recipes/debug.yaml"]
+ENVIRONMENT = os.environ | {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+}
+
+
+PROMISED_OF_A_STEP = {
+    "step",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens",
+    "seconds",
+    "memory_bytes",
+}
+PROMISED_OF_A_RUN = {
+    "steps",
+    "loss_first",
+    "loss_last",
+    "seconds",
+    "world_size",
+    "trainable_parameters",
+    "peak_memory_bytes",
+    "packed_bytes_total",
+    "packed_bytes_shard",
+    "packed_bytes_gathered_peak",
+}
+
+
+def launch(*overrides: object) -> subprocess.CompletedProcess[str]:
+    command = [*LAUNCH, *map(str, overrides)]
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def everything(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+def of_ours(text: str) -> str:
+    """What is printed beside the launcher's own lines, which begin with a date."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("["))
+
+
+def gone(group: int, within: float) -> bool:
+    """Whether no process of the group is left, some seconds later at the latest."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
+    folder = tmp_path / "run"
+    common = (f"run.folder={folder}", "train.steps=4", "checkpoint.every=2")
+
+    stopped = launch(*common, "train.stop_after=2")
+    refused = launch(*common)
+    finished = launch(*common, "checkpoint.resume=auto")
+
+    assert stopped.returncode == 75, everything(stopped)
+    assert refused.returncode == 2
+    assert "holds a run already" in everything(refused)
+    assert "checkpoint.resume=auto" in everything(refused)
+    assert finished.returncode == 0, everything(finished)
+    assert "resumed step-000002" in finished.stdout
+    assert len(everything(finished).splitlines()) < 40
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(set(row) >= PROMISED_OF_A_STEP for row in rows)
+    assert "eval_loss" in rows[-1]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary) >= PROMISED_OF_A_RUN
+    assert (summary["steps"], summary["world_size"]) == (4, 2)
+    assert len(summary["peak_memory_bytes"]) == 2
+    for name in ("recipe.yaml", "ds_config.json", "environment.json", "run.log"):
+        assert (folder / name).stat().st_size
+    tensors, described = read_adapter(folder / "adapter")
+    assert described["method"]["name"] == "lora"
+    assert sum(t.numel() for t in tensors.values()) == summary["trainable_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("batch.micro_sise=2", "did you mean batch.micro_size"),
+        ("model.name=/no/such/model", "/no/such/model"),
+        ("method.target_modules=[nothing_proj]", "'nothing_proj' matches no layer"),
+        ("data.path=/no/such/rows.jsonl", "/no/such/rows.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_message_without_a_traceback_and_exit_code_2(override, word, tmp_path):
+    done = launch(f"run.folder={tmp_path}/run", override)
+
+    assert done.returncode == 2, everything(done)
+    assert "Traceback" not in everything(done)
+    assert of_ours(everything(done)).count(word) == 1
+    assert "fix:" in of_ours(everything(done))
+
+
+def test_an_interrupted_run_leaves_a_whole_checkpoint_and_no_process(tmp_path):
+    folder = tmp_path / "run"
+    overrides = (f"run.folder={folder}", "train.steps=100000", "checkpoint.every=3", "eval=null")
+    process = subprocess.Popen(
+        [*LAUNCH, *overrides],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("step-*6")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+
+    assert gone(process.pid, within=30)
+    checkpoints = [p for p in (folder / "checkpoints").glob("step-*") if p.suffix != ".tmp"]
+    assert checkpoints
+    verify = subprocess.run(
+        [str(BIN / "bigpeft"), "verify", str(folder / "checkpoints")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verify.returncode == 0, verify.stdout
+    assert process.returncode not in (0, None)

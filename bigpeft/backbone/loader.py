@@ -75,12 +75,12 @@ class Loader:
         if linear is None:
             return [tensor.to(self._dtype) if tensor.is_floating_point() else tensor]
         weight = tensor.t().contiguous() if linear.transposed else tensor
-        started: list[Tensor] = []
-        if linear.name in self._starts:
-            method = self._starts[linear.name]
-            weight = method.start(weight.float())
-            started = [p.data for p in method.state_dict(keep_vars=True).values()]
-        return [linear.base.codec.encode(weight), *started]
+        codec, method = linear.base.codec, self._starts.get(linear.name)
+        if method is None:
+            return [codec.encode(weight)]
+        packed = codec.encode(method.start(weight.float()))
+        method.measure(codec.decode(packed, linear.base.shape, torch.float32))
+        return [packed, *(t.data for t in method.state_dict(keep_vars=True).values())]
 
     def _send(self, slot: Slot, owner: int, mine: list[Tensor] | UserError | None) -> None:
         """Give every rank the slot's tensors, install them, cut the weight."""

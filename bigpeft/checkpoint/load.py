@@ -1,12 +1,13 @@
 """Load: find the newest checkpoint that verifies, and put its state back on any world size."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,7 +16,7 @@ from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import write_rng
-from bigpeft.checkpoint.save import META, by_step, slice_of
+from bigpeft.checkpoint.save import META, STATE, by_step, slice_of
 from bigpeft.checkpoint.state import MOMENTS, training_state
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
@@ -46,8 +47,10 @@ def read_meta(path: Path) -> Meta:
     return Meta(**json.loads((path / META).read_text()))
 
 
-def load(path: Path, engine: Engine, parameters: Sequence[Trained]) -> None:
-    """Restore masters, moments, live copies and random states. Collective over all ranks.
+def load(
+    path: Path, engine: Engine, parameters: Sequence[Trained], state: Mapping[str, Tensor]
+) -> None:
+    """Restore masters, moments, live copies, `state` and random states. Collective over all ranks.
 
     Each rank reads its slices; one whole parameter at a time is put together from them.
     """
@@ -60,13 +63,16 @@ def load(path: Path, engine: Engine, parameters: Sequence[Trained]) -> None:
         for key in (item.name, *(f"{item.name}.{moment}" for moment in MOMENTS))
     }
     load_sharded(slices, storage_reader=HuggingFaceStorageReader(str(path)))
-    state = training_state(engine)
-    state.create_moments(meta.updates)
+    training = training_state(engine)
+    training.create_moments(meta.updates)
     for item in parameters:
         for moment in (None, *MOMENTS):
             key = item.name if moment is None else f"{item.name}.{moment}"
             whole = slices.pop(key).full_tensor().view(_shape(meta, item))
-            state.write(item.parameter, moment, whole)
+            training.write(item.parameter, moment, whole)
+    if state:
+        for name, saved in load_file(path / STATE).items():
+            state[name].copy_(saved)
     _restore_scale(engine, meta)
     rng = path / f"rng-{dist.get_rank():05d}.safetensors"
     if rng.is_file():

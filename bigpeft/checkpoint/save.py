@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bigpeft.checkpoint.rng import read_rng
 from bigpeft.checkpoint.state import MOMENTS, training_state
 from bigpeft.placement import Trained
 
-META = "meta.json"
+META, STATE = "meta.json", "state.safetensors"
 
 
 def folder_of(step: int) -> str:
@@ -30,8 +30,17 @@ def folder_of(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save(root: Path, engine: Engine, parameters: Sequence[Trained], meta: Meta, keep: int) -> Path:
+def save(
+    root: Path,
+    engine: Engine,
+    parameters: Sequence[Trained],
+    state: Mapping[str, Tensor],
+    meta: Meta,
+    keep: int,
+) -> Path:
     """Write `root`/step-N and drop all but the newest `keep`. Collective over all ranks.
+
+    `state` are tensors that change in training beside the trained ones, equal on all ranks.
 
     Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
     """
@@ -49,6 +58,9 @@ def save(root: Path, engine: Engine, parameters: Sequence[Trained], meta: Meta, 
     save_file(read_rng(engine.device), temporary / f"rng-{dist.get_rank():05d}.safetensors")
     dist.barrier()
     if first:
+        if state:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+            save_file(tensors, temporary / STATE)
         (temporary / META).write_text(json.dumps(meta.as_json(), indent=1))
         _sync_files(temporary)
         write_manifest(temporary)

@@ -1,6 +1,7 @@
 """The adapter alone: safetensors and JSON, nothing to unpickle.
 
-`adapter/adapter.safetensors` holds every trained tensor in fp32 under `<layer>.<parameter>`;
+`adapter/adapter.safetensors` holds every trained tensor in fp32 under `<layer>.<parameter>`, and
+what methods keep frozen beside them;
 `adapter/adapter.json` says which method made them and how.
 """
 
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigpeft.checkpoint import training_state
 from bigpeft.checkpoint.engine import Engine
@@ -36,8 +37,21 @@ def save_adapter(folder: Path, trained: Sequence[Trained], plan: Plan, engine: E
             tensors[item.name] = whole.detach().float().cpu().clone()
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, tensors, description(plan))
+        _write(folder, tensors | frozen(plan), description(plan))
     dist.barrier()
+
+
+def frozen(plan: Plan) -> dict[str, Tensor]:
+    """What methods keep beside their parameters: singular vectors, norms, start factors.
+
+    They come from the dense weight, which 4-bit codes cannot give back.
+    """
+    return {
+        f"{layer}.{key}": buffer.detach().cpu().clone()
+        for layer, method in plan.seated.items()
+        for key, buffer in method.state_dict(keep_vars=True).items()
+        if not isinstance(buffer, nn.Parameter)
+    }
 
 
 def description(plan: Plan) -> dict[str, Any]:

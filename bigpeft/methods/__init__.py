@@ -9,7 +9,9 @@ from bigpeft.registry import scan
 
 __all__ = ["FrozenLinear", "LinearMethod", "MethodOptions", "Role", "linear_methods"]
 
-_MACHINERY = frozenset({"algebra", "base", "low_rank", "operator", "scaling"})
+_MACHINERY = frozenset(
+    {"algebra", "base", "low_rank", "operator", "residual", "scaling", "shapes", "spectral"}
+)
 
 
 def linear_methods() -> dict[str, type[LinearMethod]]:

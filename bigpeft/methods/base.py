@@ -13,6 +13,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bigpeft.errors import RecipeError
 from bigpeft.methods.operator import FrozenLinear
 
 
@@ -50,26 +51,43 @@ class LinearMethod(nn.Module, ABC):
     mergeable: ClassVar[bool] = True
     supports_mpc: ClassVar[bool] = False
     default_targets: ClassVar[str | Sequence[str]] = "all-linear"
+    evolving: ClassVar[tuple[str, ...]] = ()
+    """Buffers that `after_step` changes: checkpoints keep them, the others follow from W."""
 
     def reset(self) -> None:
         """Draw the start values; the global random state was seeded for this seat before."""
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
+        for tensor in (*self.parameters(), *self.buffers()):
+            nn.init.zeros_(tensor)
 
     def start(self, weight: Tensor) -> Tensor:
         """Start from dense W (out_features, in_features) in fp32, called once if `needs_dense`.
 
-        Returns the weight to be frozen: W itself, or the residual that the method leaves.
+        Returns the weight to be frozen: W itself, or the residual that the method leaves. Frozen
+        tensors of a method are persistent buffers; what `start` and `measure` write into them and
+        into parameters reaches all ranks.
         """
         return weight
+
+    def measure(self, weight: Tensor) -> None:
+        """See the frozen weight in fp32 as `base` multiplies with it: decoded, if it was encoded.
+
+        Called once after `start`, if `needs_dense`.
+        """
 
     @abstractmethod
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
 
-    @abstractmethod
     def merge(self, weight: Tensor) -> Tensor:
-        """Dense W (out_features, in_features) → dense W', same dtype; pure, differentiable."""
+        """Frozen dense W (out_features, in_features) → dense W', same dtype; pure, differentiable.
+
+        Raises RecipeError where there is no W': then `mergeable` is False.
+        """
+        raise RecipeError(
+            "method.name",
+            f"{type(self).__name__} computes what no weight can hold, so it does not merge",
+            "keep the adapter beside the base",
+        )
 
     def penalty(self) -> Tensor | None:
         """A term of the loss, added once per optimizer step; None where there is none."""

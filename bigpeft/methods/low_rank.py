@@ -1,7 +1,6 @@
-"""Methods with two low-rank factors: y = base(x) + s · B A x."""
+"""Methods with two trained factors: y = base(x) + s · B A x and its relatives."""
 
 import math
-from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -9,55 +8,84 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bigpeft.errors import ShapeError
-from bigpeft.methods.algebra import low_rank_delta
+from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import LinearMethod, MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.shapes import refuse_rank_above_sides
 
 
-class LowRankOptions(MethodOptions):
+class FactorOptions(MethodOptions):
     """Options of every method with factors A (rank, in_features) and B (out_features, rank)."""
 
     rank: PositiveInt = Field(8, description="r, the inner dimension of the factors")
+
+
+class LowRankOptions(FactorOptions):
+    """Options of the LoRA line: the update is scaled, and its input may be dropped."""
+
     alpha: PositiveFloat = Field(16, description="numerator of the scaling")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
 
 
-class LowRank(LinearMethod):
-    """Base of the LoRA line: the subclass says how alpha and rank make the scaling."""
+class Factors(LinearMethod):
+    """Two factors and what lies between them; the subclass says how they join the base."""
+
+    def __init__(self, linear: FrozenLinear, rank: int) -> None:
+        super().__init__()
+        refuse_rank_above_sides(linear, rank)
+        device = linear.device
+        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.empty(linear.out_features, rank, device=device))
+
+    def reset(self) -> None:
+        """A uniform in ±1/√in_features (Kaiming, a = √5), all else zero: W' starts as W."""
+        super().reset()
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def inner(self, z: Tensor) -> Tensor:
+        """What lies between the factors: z (..., rank) → (..., rank). Linear, or no merge."""
+        return z
+
+    def product(self, x: Tensor) -> Tensor:
+        """B · inner(A x) in x.dtype."""
+        down = F.linear(x, self.lora_A.to(x.dtype))
+        return F.linear(self.inner(down), self.lora_B.to(x.dtype))
+
+    def dense_product(self, dtype: torch.dtype) -> Tensor:
+        """The matrix of `product`, (out_features, in_features), in this dtype."""
+        return self.lora_B.to(dtype) @ self.inner(self.lora_A.to(dtype).t()).t()
+
+    @classmethod
+    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+        """rank · (in_features + out_features)."""
+        assert isinstance(options, FactorOptions)
+        return options.rank * (linear.in_features + linear.out_features)
+
+
+class LowRank(Factors):
+    """Base of the LoRA line: W' = W + s · B A, s = alpha / rank unless the subclass says else."""
 
     Options = LowRankOptions
     supports_mpc: ClassVar[bool] = True
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
-        super().__init__()
-        smaller = min(linear.in_features, linear.out_features)
-        if options.rank > smaller:
-            raise ShapeError(
-                linear.name,
-                f"rank {options.rank} is above min(in_features, out_features) = {smaller}",
-                f"set method.rank to {smaller} or less, or leave this layer out of target_modules",
-            )
+        super().__init__(linear, options.rank)
         self.scaling = self.scale(options)
         self.dropout = options.dropout
-        device = linear.device
-        self.lora_A = nn.Parameter(torch.empty(options.rank, linear.in_features, device=device))
-        self.lora_B = nn.Parameter(torch.empty(linear.out_features, options.rank, device=device))
 
     @staticmethod
-    @abstractmethod
     def scale(options: LowRankOptions) -> float:
         """The factor s before B A."""
-
-    def reset(self) -> None:
-        """A uniform in ±1/√in_features (Kaiming, a = √5), B zero: W' starts as W."""
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
+        return options.alpha / options.rank
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
-        y = linear.base(x)
-        down = self.scaling * F.linear(self.dropped(x), self.lora_A.to(x.dtype))
+        return self.add_branch(linear.base(x), x)
+
+    def add_branch(self, y: Tensor, x: Tensor) -> Tensor:
+        """y + s · B A x in x.dtype, in one pass over y."""
+        down = F.linear(self.dropped(x), self.lora_A.to(x.dtype))
+        down = self.scaling * self.inner(down)
         up = self.lora_B.to(x.dtype).t()
         return torch.addmm(_rows(y), _rows(down), up).view_as(y)
 
@@ -65,15 +93,13 @@ class LowRank(LinearMethod):
         """The input of the branch: x, with dropout in training."""
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
+    def delta(self, dtype: torch.dtype) -> Tensor:
+        """The matrix of the branch, in this dtype."""
+        return self.scaling * self.dense_product(dtype)
+
     def merge(self, weight: Tensor) -> Tensor:
         """W + s · B A, same dtype."""
-        return (weight + low_rank_delta(self.lora_A, self.lora_B, self.scaling)).to(weight.dtype)
-
-    @classmethod
-    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
-        """Rank × (in_features + out_features)."""
-        assert isinstance(options, LowRankOptions)
-        return options.rank * (linear.in_features + linear.out_features)
+        return (weight + self.delta(at_least_fp32(weight.dtype))).to(weight.dtype)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Names of what is trained, as files and checkpoints know them, and how the optimizer sees it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from bigpeft.methods import Role
+from bigpeft.methods import LinearMethod, Role
 from bigpeft.placement.place import Adapted
 
 
@@ -37,6 +38,15 @@ def trained(model: nn.Module) -> list[Trained]:
         if parameter.requires_grad and id(parameter) not in in_adapters:
             found.append(Trained(name, parameter, Role("dense", decay=parameter.dim() > 1)))
     return found
+
+
+def evolving(seated: Mapping[str, LinearMethod]) -> dict[str, Tensor]:
+    """Buffers that change while training, under `<layer>.<buffer>`, the same on all ranks."""
+    return {
+        f"{layer}.{key}": method.get_buffer(key)
+        for layer, method in seated.items()
+        for key in method.evolving
+    }
 
 
 def optimizer_groups(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bigpeft.checkpoint import Meta, load, loss_scale, read_meta, save, updates_done
 from bigpeft.checkpoint.engine import Engine
-from bigpeft.placement import Trained
+from bigpeft.placement import Trained, evolving
 from bigpeft.plan import Plan
 
 
@@ -14,11 +14,12 @@ class Saver:
 
     def __init__(self, root: Path, plan: Plan, engine: Engine, trained: list[Trained]) -> None:
         self._root, self._plan, self._engine, self._trained = root, plan, engine, trained
+        self._state = evolving(plan.seated)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of this step, all ranks together."""
         keep = self._plan.recipe.checkpoint.keep
-        save(self._root, self._engine, self._trained, self._meta(step), keep)
+        save(self._root, self._engine, self._trained, self._state, self._meta(step), keep)
 
     def resume(self, found: Path | None, say: Callable[[str], None]) -> int:
         """Restore what was found; returns the steps already done, 0 for a fresh run."""
@@ -26,7 +27,7 @@ class Saver:
             return 0
         meta = read_meta(found)
         meta.refuse_another_run(str(found), self._meta(meta.step))
-        load(found, self._engine, self._trained)
+        load(found, self._engine, self._trained, self._state)
         say(f"resumed {found.name}, saved by {meta.world_size} ranks")
         return meta.step
 

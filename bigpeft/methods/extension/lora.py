@@ -6,7 +6,7 @@ Trains rank · (in_features + out_features) numbers per linear. A starts uniform
 ±1/√in_features, B at zero, so the start is the identity.
 """
 
-from bigpeft.methods.low_rank import LowRank, LowRankOptions
+from bigpeft.methods.low_rank import LowRank
 
 
 class LoRA(LowRank):
@@ -14,8 +14,3 @@ class LoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2106.09685"
-
-    @staticmethod
-    def scale(options: LowRankOptions) -> float:
-        """Alpha / rank."""
-        return options.alpha / options.rank

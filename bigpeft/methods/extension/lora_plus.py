@@ -28,11 +28,6 @@ class LoRAPlus(LowRank):
         super().__init__(linear, options)
         self.learning_rate_ratio = options.learning_rate_ratio
 
-    @staticmethod
-    def scale(options: LowRankOptions) -> float:
-        """Alpha / rank."""
-        return options.alpha / options.rank
-
     def role(self, parameter: str) -> Role:
         """B gets learning_rate_ratio times the learning rate of A."""
         if parameter == "lora_B":

@@ -1,0 +1,85 @@
+"""FourierFT, an update with few frequencies (Gao et al., arXiv 2405.03003, Eqs. 2-4).
+
+    W' = W + scaling · Re(IFFT2(S))        S (out_features, in_features), zero but at `frequencies`
+
+The frequencies are drawn at random, by a seed and the shape, and their coefficients trained: that
+many numbers per linear, from zero, so the start is the identity. The update is dense; it is made
+for the product and again in backward, and not kept between the two.
+"""
+
+import random
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from bigpeft.errors import ShapeError
+from bigpeft.methods.algebra import at_least_fp32
+from bigpeft.methods.base import LinearMethod, MethodOptions
+from bigpeft.methods.operator import FrozenLinear
+
+
+class FourierFT(LinearMethod):
+    """Trained coefficients of random frequencies."""
+
+    class Options(MethodOptions):
+        """Which frequencies, and how strong."""
+
+        frequencies: PositiveInt = Field(1000, description="trained coefficients per linear")
+        scaling: PositiveFloat = Field(300, description="factor before the inverse transform")
+        seed: NonNegativeInt = Field(777, description="of the frequencies, whatever run.seed is")
+
+    family = "extension"
+    source = "arXiv 2405.03003"
+
+    def __init__(self, linear: FrozenLinear, options: Options) -> None:
+        super().__init__()
+        numbers = linear.in_features * linear.out_features
+        if options.frequencies > numbers:
+            raise ShapeError(
+                linear.name,
+                f"{options.frequencies} frequencies are more than W has numbers, {numbers}",
+                f"set method.frequencies to {numbers} or less, "
+                "or leave this layer out of target_modules",
+            )
+        self.shape = (linear.out_features, linear.in_features)
+        self.scaling, self.seed = options.scaling, options.seed
+        self.spectrum = nn.Parameter(torch.empty(options.frequencies, device=linear.device))
+        self.places: Tensor
+        places = torch.empty(options.frequencies, dtype=torch.long, device=linear.device)
+        self.register_buffer("places", places)
+
+    def reset(self) -> None:
+        """Frequencies drawn, coefficients zero."""
+        super().reset()
+        rows, columns = self.shape
+        drawn = random.Random(self.seed).sample(range(rows * columns), len(self.places))
+        self.places.copy_(torch.tensor(drawn))
+
+    def delta(self, spectrum: Tensor) -> Tensor:
+        """scaling · Re(IFFT2(S)) in the dtype of the coefficients."""
+        flat = spectrum.new_zeros(self.shape[0] * self.shape[1]).index_put((self.places,), spectrum)
+        return self.scaling * torch.fft.ifft2(flat.view(self.shape)).real
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+
+        def product(x: Tensor, spectrum: Tensor) -> Tensor:
+            return F.linear(x, self.delta(spectrum).to(x.dtype))
+
+        spectrum = self.spectrum.to(at_least_fp32(x.dtype))
+        update = checkpoint(product, x, spectrum, use_reentrant=False, preserve_rng_state=False)
+        return linear.base(x) + update
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """W + scaling · Re(IFFT2(S)), same dtype."""
+        delta = self.delta(self.spectrum.to(at_least_fp32(weight.dtype)))
+        return (weight + delta).to(weight.dtype)
+
+    @classmethod
+    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+        """frequencies."""
+        assert isinstance(options, FourierFT.Options)
+        return options.frequencies

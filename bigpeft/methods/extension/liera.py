@@ -1,0 +1,68 @@
+"""LieRA, an update that multiplies every number of W (Si et al., arXiv 2504.00851; HiRA, 2025).
+
+    W' = W ⊙ (1 + (alpha / rank) · B A)
+
+This is the first-order form of W ⊙ exp(B A), which the authors use; HF peft calls it HiRA and has
+no scaling. Trains rank · (in_features + out_features) numbers per linear, starts as the identity,
+and the update may have full rank.
+
+The product wants the numbers of W. `base` gives them exactly, `block` columns at a time, from rows
+of the identity: in_features more rows in all, in forward and again in backward, so that no more
+than one block of W is dense at any time.
+"""
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bigpeft.methods.algebra import at_least_fp32
+from bigpeft.methods.low_rank import LowRank, LowRankOptions
+from bigpeft.methods.operator import FrozenLinear
+
+
+class LieRA(LowRank):
+    """An elementwise extension of W by a low-rank product."""
+
+    class Options(LowRankOptions):
+        """LoRA's options and the memory to be used."""
+
+        block: PositiveInt = Field(1024, description="columns of W that are dense at a time")
+
+    family = "extension"
+    source = "arXiv 2504.00851"
+    supports_mpc = False
+
+    def __init__(self, linear: FrozenLinear, options: Options) -> None:
+        super().__init__(linear, options)
+        self.block = options.block
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        dropped = self.dropped(x)
+
+        def update(x: Tensor, a: Tensor, b: Tensor, start: int) -> Tensor:
+            with torch.no_grad():
+                rows = x.new_zeros(x.shape[-1], linear.in_features)
+                rows.diagonal(start).fill_(1)
+                columns = linear.base(rows)
+            return x @ (columns * (a.t() @ b.t()))
+
+        y = linear.base(x)
+        for start in range(0, linear.in_features, self.block):
+            block = slice(start, start + self.block)
+            y = y + self.scaling * checkpoint(
+                update,
+                dropped[..., block],
+                a[:, block],
+                b,
+                start,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        return y
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """W ⊙ (1 + s · B A), same dtype."""
+        return (weight * (1 + self.delta(at_least_fp32(weight.dtype)))).to(weight.dtype)

@@ -1,0 +1,69 @@
+"""LoHa, the elementwise product of two low-rank matrices (Hyeon-Woo et al., arXiv 2108.06098).
+
+    W' = W + (alpha / rank) · (B₁ A₁) ⊙ (B₂ A₂)
+
+The product has rank rank² and factors that are products of rows: its down-projection has the rows
+a₁ₚ ⊙ a₂ₛ, its up-projection the columns b₁ₚ ⊙ b₂ₛ. So no dense matrix is made, unlike in HF peft,
+as long as rank² stays below the sides of W. Trains 2 · rank · (in_features + out_features) numbers
+per linear. All factors start uniform (Kaiming, a = √5) but A₂, which starts at zero: the start is
+the identity.
+"""
+
+import math
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from bigpeft.methods.algebra import at_least_fp32, down_up
+from bigpeft.methods.base import LinearMethod, MethodOptions
+from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.shapes import refuse_rank_above_sides
+
+
+class LoHa(LinearMethod):
+    """An extension of rank rank² from two low-rank products."""
+
+    class Options(MethodOptions):
+        """Rank and scaling."""
+
+        rank: PositiveInt = Field(8, description="inner dimension of each of the two products")
+        alpha: PositiveFloat = Field(16, description="numerator of the scaling")
+
+    family = "extension"
+    source = "arXiv 2108.06098"
+
+    def __init__(self, linear: FrozenLinear, options: Options) -> None:
+        super().__init__()
+        refuse_rank_above_sides(linear, options.rank)
+        self.scaling = options.alpha / options.rank
+        down, up = (options.rank, linear.in_features), (linear.out_features, options.rank)
+        self.first_A = nn.Parameter(torch.empty(down, device=linear.device))
+        self.first_B = nn.Parameter(torch.empty(up, device=linear.device))
+        self.second_A = nn.Parameter(torch.empty(down, device=linear.device))
+        self.second_B = nn.Parameter(torch.empty(up, device=linear.device))
+
+    def reset(self) -> None:
+        """All uniform but A₂, which is zero."""
+        super().reset()
+        for factor in (self.first_A, self.first_B, self.second_B):
+            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        down = torch.einsum("pi,qi->pqi", self.first_A, self.second_A).flatten(0, 1)
+        up = torch.einsum("op,oq->opq", self.first_B, self.second_B).flatten(1)
+        return linear.base(x) + self.scaling * down_up(x, down, up)
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """W + s · (B₁ A₁) ⊙ (B₂ A₂), same dtype."""
+        wide = at_least_fp32(weight.dtype)
+        first = self.first_B.to(wide) @ self.first_A.to(wide)
+        second = self.second_B.to(wide) @ self.second_A.to(wide)
+        return (weight + self.scaling * first * second).to(weight.dtype)
+
+    @classmethod
+    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+        """2 · rank · (in_features + out_features)."""
+        assert isinstance(options, LoHa.Options)
+        return 2 * options.rank * (linear.in_features + linear.out_features)

@@ -1,0 +1,46 @@
+"""Parallel adapter, a bottleneck beside a linear (He et al., arXiv 2110.04366).
+
+    y = base(x) + (alpha / rank) · B f(A x)        f an elementwise function
+
+Trains rank · (in_features + out_features) numbers per linear; starts as LoRA does, as the identity.
+With f = ReLU it is MPC_n, the non-linear matrix pattern constraint of arXiv 2407.05417. No weight
+can hold f, so it does not merge.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from bigpeft.methods.low_rank import LowRank, LowRankOptions
+from bigpeft.methods.operator import FrozenLinear
+
+_FUNCTIONS = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+
+
+class ParallelAdapter(LowRank):
+    """Two factors with a non-linear function between them."""
+
+    class Options(LowRankOptions):
+        """LoRA's options and the function."""
+
+        activation: Literal["relu", "silu", "tanh"] = Field("relu", description="f")
+
+    family = "extension"
+    source = "arXiv 2110.04366"
+    mergeable = False
+    supports_mpc = False
+
+    def __init__(self, linear: FrozenLinear, options: Options) -> None:
+        super().__init__(linear, options)
+        self.activation = _FUNCTIONS[options.activation]
+
+    def inner(self, z: Tensor) -> Tensor:
+        """f(z)."""
+        return self.activation(z)
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """There is none."""
+        return super(LowRank, self).merge(weight)

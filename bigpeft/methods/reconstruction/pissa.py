@@ -1,0 +1,38 @@
+"""PiSSA, LoRA from the principal part of W (Meng et al., arXiv 2404.02948).
+
+    W' = (W - B₀A₀) + B A        B₀ = U √Σ, A₀ = √Σ Vᵀ of the `rank` largest singular triplets
+
+Trains rank · (in_features + out_features) numbers per linear. In 4 bits the residual is what gets
+quantised, so the start is Q(W - B₀A₀) + B₀A₀, closer to W than Q(W) (QPiSSA);
+with `keep_base` it is Q(W) itself. Merging wants the frozen weight: the residual, unless the base
+is kept. HF peft's alpha = rank is the scaling here.
+"""
+
+from pydantic import Field, NonNegativeInt
+from torch import Tensor
+
+from bigpeft.methods.algebra import top_singular
+from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.residual import Residual, ResidualOptions
+
+
+class PiSSA(Residual):
+    """Factors that start as the principal part of W."""
+
+    class Options(ResidualOptions):
+        """The form of the residual, and how singular triplets are found."""
+
+        iterations: NonNegativeInt = Field(
+            0, description="power iterations of a randomised SVD; 0 is exact, and slow when large"
+        )
+
+    family = "reconstruction"
+    source = "arXiv 2404.02948"
+
+    def __init__(self, linear: FrozenLinear, options: Options) -> None:
+        super().__init__(linear, options)
+        self.iterations = options.iterations
+
+    def triplets(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The largest."""
+        return top_singular(weight, len(self.lora_A), self.iterations)

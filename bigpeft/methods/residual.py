@@ -1,0 +1,80 @@
+"""Methods whose factors start as a part of W: W' = (W - B₀A₀) + B A.
+
+Two forms. The residual form freezes W - B₀A₀, which is what gets quantised: in 4 bits the error is
+that of the residual, and the start is Q(W - B₀A₀) + B₀A₀. The form that keeps the base freezes W
+and subtracts frozen copies, y = base(x) + (B A - B₀A₀) x: the start is Q(W) to the last bit, the
+base stays shared with other methods, and one more rank-r branch is paid.
+
+The scaling is 1, as in both papers, and there is no dropout: B A carries pretrained signal, not a
+change. For the same reason nothing is decayed.
+"""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bigpeft.methods.algebra import at_least_fp32, down_up
+from bigpeft.methods.base import Role
+from bigpeft.methods.low_rank import FactorOptions, Factors
+from bigpeft.methods.operator import FrozenLinear
+
+
+class ResidualOptions(FactorOptions):
+    """Which form of the residual is frozen."""
+
+    keep_base: bool = Field(False, description="freeze W and subtract frozen copies of A and B")
+
+
+class Residual(Factors):
+    """Base of PiSSA and MiLoRA: the subclass says which triplets of W are trained."""
+
+    Options = ResidualOptions
+    needs_dense: ClassVar[bool] = True
+
+    def __init__(self, linear: FrozenLinear, options: ResidualOptions) -> None:
+        super().__init__(linear, options.rank)
+        self.keep_base = options.keep_base
+        if self.keep_base:
+            self.start_A: Tensor
+            self.start_B: Tensor
+            self.register_buffer("start_A", torch.empty_like(self.lora_A))
+            self.register_buffer("start_B", torch.empty_like(self.lora_B))
+
+    @abstractmethod
+    def triplets(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U (out_features, rank), σ (rank), Vᵀ (rank, in_features): what A and B start from."""
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> Tensor:
+        """A₀ = √σ Vᵀ, B₀ = U √σ. Returns W - B₀A₀, or W where the base is kept."""
+        left, values, right = self.triplets(weight)
+        root = values.sqrt()
+        self.lora_A.copy_(root[:, None] * right)
+        self.lora_B.copy_(left * root)
+        if self.keep_base:
+            self.start_A.copy_(self.lora_A)
+            self.start_B.copy_(self.lora_B)
+            return weight
+        return weight - self.lora_B @ self.lora_A
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        update = self.product(x)
+        if self.keep_base:
+            update = update - down_up(x, self.start_A, self.start_B)
+        return linear.base(x) + update
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """The frozen weight, which is the residual unless the base is kept, → W', same dtype."""
+        wide = at_least_fp32(weight.dtype)
+        merged = weight + self.dense_product(wide)
+        if self.keep_base:
+            merged = merged - self.start_B.to(wide) @ self.start_A.to(wide)
+        return merged.to(weight.dtype)
+
+    def role(self, parameter: str) -> Role:
+        """No decay: it would pull a part of W to zero."""
+        return Role(parameter, decay=False)

@@ -1,0 +1,106 @@
+"""Methods that keep the largest singular triplets of W: U (out_features, k), σ (k), Vᵀ (k, in).
+
+The triplets are those of the dense W, taken before it is quantised, and stay frozen in fp32.
+"""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bigpeft.methods.algebra import at_least_fp32, top_singular
+from bigpeft.methods.base import LinearMethod, MethodOptions, Role
+from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.shapes import refuse_rank_above_sides
+
+
+class SvdOptions(MethodOptions):
+    """How singular triplets are found."""
+
+    iterations: NonNegativeInt = Field(
+        0, description="power iterations of a randomised SVD; 0 is exact, and slow on large layers"
+    )
+
+
+class SpectralOptions(SvdOptions):
+    """Options of a method in the span of the largest singular vectors."""
+
+    rank: PositiveInt = Field(8, description="r, how many singular triplets take part")
+
+
+class Spectral(LinearMethod):
+    """Holds the triplets as the buffers `left`, `values` and `right`."""
+
+    needs_dense: ClassVar[bool] = True
+
+    def __init__(self, linear: FrozenLinear, rank: int, iterations: int) -> None:
+        super().__init__()
+        refuse_rank_above_sides(linear, rank)
+        self.iterations = iterations
+        device = linear.device
+        self.left: Tensor
+        self.values: Tensor
+        self.right: Tensor
+        self.register_buffer("left", torch.empty(linear.out_features, rank, device=device))
+        self.register_buffer("values", torch.empty(rank, device=device))
+        self.register_buffer("right", torch.empty(rank, linear.in_features, device=device))
+
+    def start(self, weight: Tensor) -> Tensor:
+        """Factor dense W; W itself is frozen."""
+        left, values, right = top_singular(weight, len(self.values), self.iterations)
+        self.left.copy_(left)
+        self.values.copy_(values)
+        self.right.copy_(right)
+        return weight
+
+
+class ShiftOptions(SvdOptions):
+    """Options of a method that moves singular values."""
+
+    directions: PositiveInt = Field(
+        256, description="how many of the largest singular values move; a smaller W moves all"
+    )
+    learning_rate_scale: PositiveFloat = Field(
+        10, description="singular values want a larger learning rate than low-rank factors"
+    )
+
+
+class SingularShift(Spectral):
+    """Base of methods that move singular values: W' = W + U diag(shift) Vᵀ."""
+
+    Options = ShiftOptions
+
+    def __init__(self, linear: FrozenLinear, options: ShiftOptions) -> None:
+        super().__init__(linear, self.count(options, linear), options.iterations)
+        self.learning_rate_scale = options.learning_rate_scale
+        self.offset = nn.Parameter(torch.empty_like(self.values))
+
+    @abstractmethod
+    def shift(self, dtype: torch.dtype) -> Tensor:
+        """How far each singular value moves, (directions), in this dtype."""
+
+    def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
+        shift = self.shift(at_least_fp32(x.dtype)).to(x.dtype)
+        return linear.base(x) + F.linear(
+            F.linear(x, self.right.to(x.dtype)) * shift, self.left.to(x.dtype)
+        )
+
+    def merge(self, weight: Tensor) -> Tensor:
+        """W + U diag(shift) Vᵀ, same dtype."""
+        wide = at_least_fp32(weight.dtype)
+        delta = (self.left.to(wide) * self.shift(wide)) @ self.right.to(wide)
+        return (weight + delta).to(weight.dtype)
+
+    def role(self, parameter: str) -> Role:
+        """Singular values: no decay, their own learning rate."""
+        return Role(parameter, learning_rate_scale=self.learning_rate_scale, decay=False)
+
+    @classmethod
+    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+        """min(directions, in_features, out_features)."""
+        assert isinstance(options, ShiftOptions)
+        return min(options.directions, linear.in_features, linear.out_features)

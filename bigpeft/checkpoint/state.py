@@ -114,6 +114,14 @@ class _Fragments:
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """DeepSpeed links the moments of all groups after the first group's first step, when the
+        others have none yet; so they are linked anew.
+        """
+        self._optimizer._hp_optimizer_states_linked = False
+        self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         return _whole(parameter, key)
@@ -127,8 +135,7 @@ class _Fragments:
 
     def create_moments(self, updates: int) -> None:
         _fresh(_adam(self._optimizer), _adam_masters(self._optimizer), updates)
-        self._optimizer._hp_optimizer_states_linked = False
-        self._optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
 
 
 def _adam_masters(optimizer: Any) -> list[Tensor]:

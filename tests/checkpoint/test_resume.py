@@ -23,10 +23,8 @@ OVERRIDES = [
 ]
 KINDS = {
     "stage 0": ["sharding.fragment=zero0"],
-    "stage 1": ["sharding.fragment=zero1"],
     "stage 2": ["sharding.fragment=zero2"],
     "stage 3": [],
-    "stage 3, backbone whole on each rank": ["sharding.group=1"],
     "stage 3, recomputing": ["train.activation_checkpointing=true"],
     "stage 3, optimizer on the host": ["sharding.fragment=zero3_cpu"],
     "stage 0 in bf16": ["sharding.fragment=zero0", "train.precision=bf16"],

@@ -9,10 +9,11 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 _TIMEOUT = 300
+_GRACE = 10  # seconds for the other ranks once one has failed
 
 
 class WorldFailed(AssertionError):
@@ -40,17 +41,24 @@ class RankPool:
         """What every rank returned, in rank order. Raises WorldFailed with the first traceback."""
         for pipe in self._pipes:
             pipe.send((function, arguments))
-        answers = []
-        for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(_TIMEOUT):
+        answers: dict[int, tuple[bool, Any]] = {}
+        patience: float = _TIMEOUT
+        while len(answers) < len(self._pipes):
+            waiting = {p: r for r, p in enumerate(self._pipes) if r not in answers}
+            ready = wait(list(waiting), patience)
+            for pipe in ready:
+                answers[waiting[pipe]] = pipe.recv()
+            failed = [rank for rank in sorted(answers) if answers[rank][0]]
+            if failed and not ready:
+                break
+            if not ready:
                 _discard(self)
-                raise WorldFailed(f"rank {rank} does not answer after {_TIMEOUT} s")
-            answers.append(pipe.recv())
-        for rank, (failed, value) in enumerate(answers):
-            if failed:
-                _discard(self)
-                raise WorldFailed(f"rank {rank}:\n{value}")
-        return [value for _, value in answers]
+                raise WorldFailed(f"ranks {[*waiting.values()]} do not answer after {_TIMEOUT} s")
+            patience = _GRACE if failed else _TIMEOUT
+        if failed:
+            _discard(self)
+            raise WorldFailed(f"rank {failed[0]}:\n{answers[failed[0]][1]}")
+        return [answers[rank][1] for rank in range(len(self._pipes))]
 
     def close(self) -> None:
         """End the processes."""

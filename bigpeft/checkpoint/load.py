@@ -16,7 +16,7 @@ from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import write_rng
-from bigpeft.checkpoint.save import META, STATE, slice_of
+from bigpeft.checkpoint.save import META, STATE, by_step, slice_of
 from bigpeft.checkpoint.state import MOMENTS, training_state
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
@@ -32,9 +32,7 @@ def find(root: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
     if wanted != "auto":
         verify(Path(wanted))
         return Path(wanted)
-    for path in sorted(root.glob("step-*"), reverse=True):
-        if path.suffix == ".tmp":
-            continue
+    for path in reversed(by_step(root)):
         try:
             verify(path)
         except CheckpointError as error:

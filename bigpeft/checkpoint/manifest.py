@@ -17,9 +17,8 @@ _VERSION = 1
 def write_manifest(folder: Path) -> None:
     """Hash every file of the folder and put the manifest on disk, synced."""
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in _names(folder)
     }
     body = json.dumps(files, sort_keys=True)
     content = {"version": _VERSION, "files": files, "sha256": _text_hash(body)}
@@ -41,6 +40,9 @@ def verify(folder: Path) -> None:
             raise ValueError("its own checksum or version is wrong")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(str(path), f"is no manifest ({error})", _FIX) from error
+    extra = sorted(set(_names(folder)) - set(files))
+    if extra:
+        raise CheckpointError(str(folder / extra[0]), "is not in the manifest", _FIX)
     for name, expected in files.items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()):
@@ -52,6 +54,12 @@ def verify(folder: Path) -> None:
 
 
 _FIX = "use another checkpoint; checkpoint.resume=auto takes the newest that verifies"
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file of the checkpoint but its manifest, relative to it."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(f.relative_to(folder)) for f in files if f != folder / MANIFEST)
 
 
 def sha256(path: Path) -> str:

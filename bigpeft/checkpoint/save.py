@@ -102,10 +102,16 @@ def _sync_files(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
+def by_step(root: Path) -> list[Path]:
+    """Checkpoint folders under their final names, oldest first."""
+    found = {path: path.name.removeprefix("step-") for path in root.glob("step-*")}
+    return sorted((p for p, step in found.items() if step.isdigit()), key=lambda p: int(found[p]))
+
+
 def _drop_old(root: Path, keep: int) -> None:
     """The newest `keep` stay; a half-written folder of an earlier crash goes."""
     for path in root.glob("step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-    whole = sorted(p for p in root.glob("step-*") if (p / MANIFEST).exists())
+    whole = [path for path in by_step(root) if (path / MANIFEST).exists()]
     for path in whole[:-keep]:
         shutil.rmtree(path, ignore_errors=True)

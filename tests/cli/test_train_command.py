@@ -149,3 +149,16 @@ def test_an_interrupted_run_leaves_a_whole_checkpoint_and_no_process(tmp_path):
     )
     assert verify.returncode == 0, verify.stdout
     assert process.returncode not in (0, None)
+
+
+def test_a_mistake_that_is_made_twice_is_told_twice(tmp_path):
+    """Without a launcher both processes have one parent, as from a shell."""
+    command = [sys.executable, *LAUNCH[3:], f"run.folder={tmp_path}/run", "batch.micro_sise=2"]
+
+    for _ in range(2):
+        done = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        )
+
+        assert done.returncode == 2
+        assert "did you mean batch.micro_size" in everything(done)

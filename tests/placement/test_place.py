@@ -143,3 +143,38 @@ def test_the_output_head_stays_dense():
 
     assert not isinstance(model.lm_head, PackedLinear)
     assert sum(isinstance(m, PackedLinear) for m in model.modules()) == 2 * len(LAYER)
+
+
+def test_a_pattern_that_is_no_regular_expression_is_refused():
+    with pytest.raises(RecipeError, match=r"neither the end of a layer name nor a regular"):
+        place(skeleton(), Placement("lora", {}, ["*_proj"]))
+
+
+def test_a_module_to_train_that_matches_nothing_is_refused():
+    with pytest.raises(RecipeError, match=r"method\.train_modules: 'nrom' matches no"):
+        place(skeleton(), Placement("lora", train_modules=["nrom"]))
+
+
+def test_names_of_what_is_trained_come_in_one_order_whatever_the_order_of_the_targets():
+    orders = (["v_proj", "q_proj"], ["q_proj", "v_proj"], r".*\.[qv]_proj")
+    names = []
+    for targets in orders:
+        model = skeleton()
+        place(model, Placement("lora", {"rank": 2}, targets, train_modules=["norm"]))
+        names.append([item.name for item in trained(model)])
+
+    assert names[0] == names[1] == names[2]
+    assert names[0][:2] == [f"model.layers.0.self_attn.q_proj.lora_{f}" for f in "AB"]
+    assert len(set(names[0])) == len(names[0]) == 9
+
+
+def test_dense_vectors_are_not_decayed_and_adapters_are():
+    model = skeleton()
+    place(model, Placement("lora", {"rank": 2}, train_modules=["norm", "lm_head"]))
+
+    groups = optimizer_groups(trained(model), learning_rate=1e-3, weight_decay=0.1)
+
+    decayed = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert decayed[id(model.model.norm.weight)] == 0.0
+    assert decayed[id(model.lm_head.weight)] == 0.1
+    assert decayed[id(model.model.layers[0].mlp.up_proj.adapter.lora_A)] == 0.1

@@ -1,11 +1,15 @@
 """Oracle: the list of keys that a recipe owns, and those that would damage packed bytes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from bigpeft.errors import FileError, RecipeError
+from bigpeft.plan import make_plan
 from bigpeft.plan.deepspeed_config import read_fragment
+from bigpeft.recipe import load_recipe
+from bigpeft.world import World
 
 
 def fragment(path, **content):
@@ -14,7 +18,19 @@ def fragment(path, **content):
 
 
 @pytest.mark.parametrize(
-    "key", ["train_batch_size", "bf16", "fp16", "optimizer", "gradient_clipping", "scheduler"]
+    "key",
+    [
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "bf16",
+        "fp16",
+        "torch_autocast",
+        "optimizer",
+        "scheduler",
+        "activation_checkpointing",
+    ],
 )
 def test_a_key_that_the_recipe_owns_is_refused_and_sent_there(key, tmp_path):
     path = fragment(tmp_path / "f.json", zero_optimization={"stage": 2}, **{key: 1})
@@ -51,3 +67,15 @@ def test_a_file_that_is_no_fragment_is_named(content, tmp_path):
 
     with pytest.raises(FileError, match=r"broken\.json"):
         read_fragment(str(path))
+
+
+def test_keys_of_a_fragment_survive_what_the_plan_adds(tmp_path):
+    zero = {"stage": 3, "overlap_comm": False, "stage3_max_live_parameters": 123}
+    path = fragment(tmp_path / "own.json", zero_optimization=zero, wall_clock_breakdown=True)
+
+    made = make_plan(
+        load_recipe(Path("recipes/debug.yaml"), [f"sharding.fragment={path}"]), World()
+    )
+
+    assert zero.items() <= made.ds_config["zero_optimization"].items()
+    assert made.ds_config["wall_clock_breakdown"] is True

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from bigpeft.errors import RecipeError
 from bigpeft.plan import make_plan
 from bigpeft.plan.deepspeed_config import read_fragment
-from bigpeft.plan.plan import accumulation, choose_group
+from bigpeft.plan.plan import accumulation, choose_group, choose_precision
 from bigpeft.recipe import Batch, load_recipe
 from bigpeft.world import World
 
@@ -102,3 +103,12 @@ def test_a_70b_model_is_planned_from_its_configuration_and_refused_on_one_small_
 def test_layers_beyond_the_model_s_are_refused():
     with pytest.raises(RecipeError, match=r"model\.layers: 9 is more"):
         plan_of("model.layers=9")
+
+
+def test_precision_is_what_was_asked_and_by_default_what_the_machine_does_well():
+    expected = "bf16" if torch.accelerator.is_available() else "fp32"
+
+    assert choose_precision("auto") == expected
+    assert [choose_precision(wanted) for wanted in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert plan_of("train.precision=bf16").dtype == torch.bfloat16
+    assert plan_of("train.precision=bf16").ds_config["bf16"]["enabled"] is True

@@ -17,7 +17,8 @@ from torch import Tensor
 from bigpeft.backbone.packed import PackedWeight
 from bigpeft.quant import CodecOptions, make_codec
 from bigpeft.train.logits import TargetLogits
-from tests.train.runs import train_here
+from tests.train.runs import summary, train_here
+from tests.worlds import world
 
 SHAPES = {(128, 128), (64, 128), (352, 128), (128, 352)}  # of the debug recipe's frozen linears
 EVERY = 9  # a walk over all objects at each read would take a minute

@@ -22,9 +22,10 @@ def test_bf16_follows_fp32_at_every_stage(fragment, fp32, tmp_path):
 
     folder = run(2, tmp_path, *OVERRIDES, *more)
 
-    # bf16 keeps 8 bits: logits are off by up to 2⁻⁸ of themselves, a mean over tokens by less.
-    assert_close(column(folder, "loss"), column(fp32, "loss"), rtol=2**-8, atol=0.0)
-    assert_close(column(folder, "grad_norm"), column(fp32, "grad_norm"), rtol=0.05, atol=0.0)
+    # bf16 keeps 8 bits of a number: a norm of thousands is off by less, a mean over tokens by a
+    # tenth of that. One update too large or too small moves the loss by 1e-3 of itself and more.
+    assert_close(column(folder, "loss"), column(fp32, "loss"), rtol=5e-4, atol=0.0)
+    assert_close(column(folder, "grad_norm"), column(fp32, "grad_norm"), rtol=2**-6, atol=0.0)
     assert column(folder, "loss") != column(fp32, "loss")
 
 

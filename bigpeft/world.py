@@ -72,6 +72,13 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
     )
 
 
+def _free_port() -> int:
+    """For a process that is alone, so that two runs on one machine do not meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def announce(world: World) -> None:
     """Write the facts under the names that torch and DeepSpeed read, where they are missing."""
     defaults = {
@@ -80,7 +87,7 @@ def announce(world: World) -> None:
         "WORLD_SIZE": world.size,
         "LOCAL_WORLD_SIZE": world.local_size,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 29500,
+        "MASTER_PORT": _free_port() if world.size == 1 else 29500,
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))

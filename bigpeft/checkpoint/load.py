@@ -25,20 +25,28 @@ from bigpeft.placement import Trained
 def find(root: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
     """The checkpoint to resume: `auto` is the newest of `root` that verifies, else the path given.
 
-    Raises CheckpointError for a path that does not verify; `auto` says why it passes one over.
+    Raises CheckpointError for a path that does not verify, or when none does; `auto` says why it
+    passes one over.
     """
     if wanted == "never":
         return None
     if wanted != "auto":
         verify(Path(wanted))
         return Path(wanted)
-    for path in reversed(by_step(root)):
+    saved = by_step(root)
+    for path in reversed(saved):
         try:
             verify(path)
         except CheckpointError as error:
             say(f"passing over {path.name}: {error.what} {error.why}")
         else:
             return path
+    if saved:
+        raise CheckpointError(
+            str(root),
+            f"holds {len(saved)} checkpoints, none of them whole",
+            "bring one back from a copy, or start another run.folder",
+        )
     return None
 
 

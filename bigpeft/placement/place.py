@@ -111,10 +111,14 @@ def train_dense(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return chosen
 
 
-def start(seated: Mapping[str, LinearMethod], seed: int, device: torch.device) -> None:
+def start(
+    seated: Mapping[str, LinearMethod], seed: int, device: torch.device, dtype: torch.dtype
+) -> None:
     """Draw the start values of every method, each a function of (seed, layer name) alone.
 
     They are drawn on the CPU, so that every kind of device and every world size starts alike.
+    Parameters get the compute dtype, which ZeRO-3 wants to be one for all that is trained; their
+    masters are fp32. Frozen buffers stay fp32.
     """
     for name, adapter in seated.items():
         adapter.to_empty(device="cpu")
@@ -122,3 +126,5 @@ def start(seated: Mapping[str, LinearMethod], seed: int, device: torch.device) -
             torch.manual_seed(stable_seed(seed, name))
             adapter.reset()
         adapter.to(device)
+        for parameter in adapter.parameters():
+            parameter.data = parameter.data.to(dtype)

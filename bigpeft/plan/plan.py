@@ -127,7 +127,14 @@ def placement_of(recipe: Recipe) -> Placement:
 
 
 def choose_precision(wanted: str) -> str:
-    """`auto` is bf16 on an accelerator and fp32 on a CPU, where bf16 is several times slower."""
+    """`auto` is bf16 on an accelerator and fp32 on a CPU, where bf16 is several times slower.
+
+    Raises RecipeError for fp16 on a CPU, which DeepSpeed does not do.
+    """
+    if wanted == "fp16" and not torch.accelerator.is_available():
+        raise RecipeError(
+            "train.precision", "fp16 needs an accelerator, there is none", "write bf16 or fp32"
+        )
     if wanted != "auto":
         return wanted
     return "bf16" if torch.accelerator.is_available() else "fp32"

@@ -33,7 +33,7 @@ def load_backbone(
     plan: Plan, source: WeightSource, device: torch.device
 ) -> tuple[PackedMeter, list[Trained]]:
     """Fill `plan.model` in place. Returns its meter and what is trained, in a stable order."""
-    start(plan.seated, plan.recipe.run.seed, device)
+    start(plan.seated, plan.recipe.run.seed, device, plan.dtype)
     wants_dense = {name: m for name, m in plan.seated.items() if m.needs_dense}
     loader = Loader(source, make_partition(plan), device, plan.dtype, wants_dense)
     loader.fill(plan.model)

@@ -67,6 +67,7 @@ def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> 
         model_parameters=[item.parameter for item in trained],
         config=plan.ds_config,
     )
+    optimizer.state.clear()  # stage 0 in half precision makes a step with zero gradients
     if plan.stage == 3:
         _keep_gathered(engine, [item.parameter for item in trained])
     return engine

@@ -32,7 +32,7 @@ def skeleton(family: str = "llama"):
 def filled(wanted: Placement, family: str = "llama", seed: int = 0):
     model = skeleton(family)
     seated = place(model, wanted)
-    start(seated, seed, CPU)
+    start(seated, seed, CPU, torch.float32)
     Loader(RandomWeights(model, 0.02, 0), Whole(), CPU, torch.float32, {}).fill(model)
     return model, seated
 

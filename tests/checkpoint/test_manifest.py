@@ -138,13 +138,20 @@ def test_auto_takes_the_newest_that_verifies_and_says_why_it_passes_one_over(roo
     assert "damaged" in why
 
 
-def test_auto_finds_nothing_where_nothing_verifies_or_nothing_is(root):
+def test_auto_does_not_start_anew_over_checkpoints_that_are_all_damaged(root):
     said: list[str] = []
     for step in ("step-000002", "step-000003"):
         (root / step / MANIFEST).unlink()
 
-    assert find(root, "auto", said.append) is None
+    with pytest.raises(CheckpointError, match="holds 2 checkpoints, none of them whole"):
+        find(root, "auto", said.append)
+
     assert len(said) == 2
+
+
+def test_auto_finds_nothing_where_nothing_is(root):
+    said: list[str] = []
+
     assert find(root / "nowhere", "auto", said.append) is None
     assert find(root, "never", said.append) is None
 

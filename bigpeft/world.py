@@ -38,11 +38,6 @@ class World:
         """Whether this process speaks for the run on the terminal."""
         return self.rank == 0
 
-    @property
-    def nodes(self) -> int:
-        """Number of machines, every machine holding `local_size` ranks."""
-        return max(1, self.size // max(1, self.local_size))
-
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
     for name in names:

@@ -165,5 +165,4 @@ class _Replicated:
             parameter.data.copy_(value)
 
     def create_moments(self, updates: int) -> None:
-        masters = [p for group in self._adam.param_groups for p in group["params"]]
-        _fresh(self._adam, masters, updates)
+        _fresh(self._adam, _adam_masters(self._adam), updates)

@@ -1,6 +1,5 @@
 """The DeepSpeed engine: processes, partition, optimizer; the one place that knows its corners."""
 
-import os
 from typing import Any
 
 import deepspeed
@@ -111,9 +110,3 @@ def gradient_norm(engine: Engine, norm: Tensor | None) -> float:
 def peak_memory() -> int:
     """Largest memory of this rank so far, bytes: of the accelerator, or resident on a CPU."""
     return int(accelerator().max_memory_allocated())
-
-
-def quiet() -> None:
-    """Ask libraries for fewer notices; what they still print goes to run.log."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

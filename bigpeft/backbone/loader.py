@@ -19,11 +19,11 @@ from bigpeft.backbone.reader import WeightSource
 from bigpeft.backbone.skeleton import rebuild_buffers
 from bigpeft.backbone.slots import Slot, fill_slots
 from bigpeft.errors import UserError, WeightError
-from bigpeft.methods import LinearMethod
+from bigpeft.methods import LinearMethod, Method
 
 
 class Loader:
-    """Fills a skeleton. `starts` maps the name of a linear to the method that wants its W."""
+    """Fills a skeleton. `starts`: (module, attribute) of a weight → the method that wants it."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Loader:
         partition: Partition,
         device: torch.device,
         dtype: torch.dtype,
-        starts: Mapping[str, LinearMethod],
+        starts: Mapping[tuple[nn.Module, str], Method],
     ) -> None:
         self._source, self._partition = source, partition
         self._device, self._dtype, self._starts = device, dtype, starts
@@ -71,16 +71,23 @@ class Loader:
         tensor = self._source.read(slot.key).to(self._device)
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise WeightError(slot.key, "holds NaN or infinite numbers", "use other weights")
-        linear = slot.linear
+        linear, method = slot.linear, self._starter(slot)
         if linear is None:
-            return [tensor.to(self._dtype) if tensor.is_floating_point() else tensor]
+            kept = tensor if method is None else method.start(tensor)
+            kept = kept.to(self._dtype) if kept.is_floating_point() else kept
+            return [kept, *_state(method)]
         weight = tensor.t().contiguous() if linear.transposed else tensor
-        codec, method = linear.base.codec, self._starts.get(linear.name)
+        codec = linear.base.codec
         if method is None:
             return [codec.encode(weight)]
         packed = codec.encode(method.start(weight.float()))
-        method.measure(codec.decode(packed, linear.base.shape, torch.float32))
-        return [packed, *(t.data for t in method.state_dict(keep_vars=True).values())]
+        if isinstance(method, LinearMethod):
+            method.measure(codec.decode(packed, linear.base.shape, torch.float32))
+        return [packed, *_state(method)]
+
+    def _starter(self, slot: Slot) -> Method | None:
+        """The method that starts from this slot's weight."""
+        return next((self._starts[place] for place in slot.places if place in self._starts), None)
 
     def _send(self, slot: Slot, owner: int, mine: list[Tensor] | UserError | None) -> None:
         """Give every rank the slot's tensors, install them, cut the weight."""
@@ -92,11 +99,10 @@ class Loader:
         else:
             tensor, started = torch.empty(old.shape, dtype=dtype, device=self._device), None
         self._broadcast(tensor, owner)
-        if slot.linear is not None and slot.linear.name in self._starts:
-            state = self._starts[slot.linear.name].state_dict(keep_vars=True).values()
-            for target, value in zip(state, started or [p.data for p in state], strict=True):
-                self._broadcast(value, owner)
-                target.data.copy_(value)
+        targets = _state(self._starter(slot))
+        for target, value in zip(targets, started or targets, strict=True):
+            self._broadcast(value, owner)
+            target.copy_(value)
         _install(slot, tensor, old)
         installed = getattr(module, attribute)
         if isinstance(installed, nn.Parameter):
@@ -127,6 +133,11 @@ def _install(slot: Slot, tensor: Tensor, old: Tensor) -> None:
     for module, attribute in slot.places:
         table = module._parameters if isinstance(old, nn.Parameter) else module._buffers
         table[attribute] = tensor  # type: ignore[assignment]
+
+
+def _state(method: Method | None) -> list[Tensor]:
+    """A method's own tensors, to be written in place."""
+    return [] if method is None else [t.data for t in method.state_dict(keep_vars=True).values()]
 
 
 def _is_finite(tensor: Tensor) -> bool:

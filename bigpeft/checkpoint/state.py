@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
+    safe_get_full_grad,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
@@ -24,6 +25,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 class TrainingState(Protocol):
     """Whole fp32 tensors of one parameter; every call is collective over all ranks."""
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        """Of the global batch, in the parameter's shape; between backward and step."""
+        ...
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         """The master (key None) or a moment, in the parameter's shape."""
@@ -81,11 +86,23 @@ def _whole(parameter: nn.Parameter, key: str | None) -> Tensor:
     return value
 
 
+def _whole_gradient(parameter: nn.Parameter) -> Tensor:
+    """DeepSpeed's own accessor again; without a gradient zeros."""
+    value = safe_get_full_grad(parameter)
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    if value is None:
+        return torch.zeros(shape, device=parameter.device)
+    return value.view(shape).float()
+
+
 class _Sharded:
     """ZeRO-3: each rank holds one padded slice of every parameter."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        return _whole_gradient(parameter) / getattr(self._optimizer, "loss_scale", 1)
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         return _whole(parameter, key)
@@ -123,6 +140,9 @@ class _Fragments:
         self._optimizer._hp_optimizer_states_linked = False
         self._optimizer._lazy_init_hp_params_optimizer_state()
 
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        return _whole_gradient(parameter) / getattr(self._optimizer, "loss_scale", 1)
+
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         return _whole(parameter, key)
 
@@ -154,6 +174,10 @@ class _Replicated:
             strict=True,
         ):
             self._master |= {id(p): master for p, master in zip(low, high, strict=True)}
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return found.float()
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         master = self._master.get(id(parameter), parameter)

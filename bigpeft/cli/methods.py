@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bigpeft.errors import RecipeError
-from bigpeft.methods import LinearMethod, linear_methods
+from bigpeft.methods import Method
+from bigpeft.methods import methods as known_methods
 
 
 def methods(
@@ -17,7 +18,7 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="a list of objects")] = False,
 ) -> None:
     """List every method, or tell about one."""
-    known = linear_methods()
+    known = known_methods()
     if as_json:
         typer.echo(json.dumps([facts(key, method) for key, method in known.items()], indent=2))
     elif name is None:
@@ -28,7 +29,7 @@ def methods(
         raise RecipeError(name, "is no method", f"choose one of {', '.join(known)}")
 
 
-def facts(name: str, method: type[LinearMethod]) -> dict[str, object]:
+def facts(name: str, method: type[Method]) -> dict[str, object]:
     """What a table says of a method."""
     return {
         "name": name,
@@ -36,12 +37,12 @@ def facts(name: str, method: type[LinearMethod]) -> dict[str, object]:
         "trainable": (method.count.__doc__ or "").rstrip("."),
         "needs_dense": method.needs_dense,
         "mergeable": method.mergeable,
-        "supports_mpc": method.supports_mpc,
+        "supports_mpc": bool(method.mpc_patterns),
         "source": method.source,
     }
 
 
-def story(method: type[LinearMethod]) -> str:
+def story(method: type[Method]) -> str:
     """The method's own page: its module's docstring, then its options."""
     lines = [inspect.cleandoc(inspect.getmodule(method).__doc__ or ""), "", "Options:"]  # type: ignore[union-attr]
     for key, field in method.Options.model_fields.items():
@@ -49,7 +50,7 @@ def story(method: type[LinearMethod]) -> str:
     return "\n".join(lines)
 
 
-def _table(known: dict[str, type[LinearMethod]]) -> Table:
+def _table(known: dict[str, type[Method]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in (
         "method",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from bigpeft.cli.methods import facts
-from bigpeft.methods import linear_methods
+from bigpeft.methods import methods
 from bigpeft.recipe import METHOD_SECTIONS, MethodSection, Recipe
 
 
@@ -77,7 +77,7 @@ def methods_page() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     yes = {True: "yes", False: "no"}
-    for name, method in linear_methods().items():
+    for name, method in methods().items():
         row = facts(name, method)
         lines.append(
             f"| `{name}` | {row['family']} | {row['trainable']} | {yes[method.needs_dense]} | "

@@ -3,19 +3,63 @@
 One file per method in the folder of its family; the file's name is the method's name.
 """
 
-from bigpeft.methods.base import LinearMethod, MethodOptions, Role
+from bigpeft.methods.base import LinearMethod, Method, MethodOptions, Role
+from bigpeft.methods.low_rank import Factors
+from bigpeft.methods.mpc import Mpc
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.seats import (
+    InputMethod,
+    ModelInput,
+    OutputMethod,
+    PrefixMethod,
+    PromptMethod,
+)
+from bigpeft.methods.step import Step, StepTensors
 from bigpeft.registry import scan
 
-__all__ = ["FrozenLinear", "LinearMethod", "MethodOptions", "Role", "linear_methods"]
+__all__ = [
+    "Factors",
+    "FrozenLinear",
+    "InputMethod",
+    "LinearMethod",
+    "Method",
+    "MethodOptions",
+    "ModelInput",
+    "Mpc",
+    "OutputMethod",
+    "PrefixMethod",
+    "PromptMethod",
+    "Role",
+    "Step",
+    "StepTensors",
+    "linear_methods",
+    "methods",
+]
 
 _MACHINERY = frozenset(
-    {"algebra", "base", "low_rank", "operator", "residual", "scaling", "shapes", "spectral"}
+    {
+        "algebra",
+        "base",
+        "low_rank",
+        "mpc",
+        "operator",
+        "residual",
+        "scaling",
+        "seats",
+        "shapes",
+        "spectral",
+        "step",
+    }
 )
+
+
+def methods() -> dict[str, type[Method]]:
+    """Name → class of every method."""
+    import bigpeft.methods as package
+
+    return scan(package, Method, _MACHINERY)
 
 
 def linear_methods() -> dict[str, type[LinearMethod]]:
     """Name → class of every method that sits on a linear."""
-    import bigpeft.methods as package
-
-    return scan(package, LinearMethod, _MACHINERY)
+    return {name: m for name, m in methods().items() if issubclass(m, LinearMethod)}

@@ -1,26 +1,28 @@
-"""The contract of a method: its options, its seat, its parameters, its merge.
+"""The contract of a method: its options, its parameters, its part in a step, its merge.
 
-A method on a linear computes y = method(linear, x) without bias from products `linear.base(...)`
-and small tensors of its own, and knows the dense weight that this amounts to: `merge`. The two
-must agree, values and gradients, for every shape and dtype; one test holds all methods to it.
+A method sits on a linear, on what a linear gives, or on the model's input (`seats`). On a linear it
+computes y = method(linear, x) without bias from products `linear.base(...)` and small tensors of
+its own, and knows the dense weight that this amounts to: `merge`. The two must agree, values and
+gradients, for every shape and dtype; one test holds all methods to it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bigpeft.errors import RecipeError
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.step import Step
 
 
 class MethodOptions(BaseModel):
     """Base of a method's options: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,25 @@ class Role:
     decay: bool = True
 
 
-class LinearMethod(nn.Module, ABC):
-    """A method that sits on one frozen linear.
+class Method(nn.Module, ABC):
+    """What all methods have, wherever they sit.
 
-    Subclasses nest their `Options`, create parameters in `__init__` with dtype fp32 on
-    `linear.device`, and draw random starts in `reset`, never in `__init__`: the skeleton is built
-    on the meta device.
+    Subclasses nest their `Options`, create parameters in `__init__` with dtype fp32 on the seat's
+    device, and draw random starts in `reset`, never in `__init__`: the skeleton is built on the
+    meta device.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     family: ClassVar[str]
     source: ClassVar[str]
+    learning_rate: ClassVar[float] = 2e-4
+    """Peak where the recipe names none; a method that changes it says where it is from."""
     needs_dense: ClassVar[bool] = False
-    mergeable: ClassVar[bool] = True
-    supports_mpc: ClassVar[bool] = False
-    default_targets: ClassVar[str | Sequence[str]] = "all-linear"
+    mergeable: bool = True
+    mpc_patterns: ClassVar[str] = ""
+    """Letters of the matrix pattern constraints that it can take."""
     evolving: ClassVar[tuple[str, ...]] = ()
-    """Buffers that `after_step` changes: checkpoints keep them, the others follow from W."""
+    """Buffers that steps change: checkpoints keep them, the others follow from W."""
 
     def reset(self) -> None:
         """Draw the start values; the global random state was seeded for this seat before."""
@@ -60,12 +64,51 @@ class LinearMethod(nn.Module, ABC):
             nn.init.zeros_(tensor)
 
     def start(self, weight: Tensor) -> Tensor:
-        """Start from dense W (out_features, in_features) in fp32, called once if `needs_dense`.
+        """Start from the dense weight of the seat, called once if `needs_dense`.
 
-        Returns the weight to be frozen: W itself, or the residual that the method leaves. Frozen
+        Returns the weight to be frozen: itself, or the residual that the method leaves. Frozen
         tensors of a method are persistent buffers; what `start` and `measure` write into them and
         into parameters reaches all ranks.
         """
+        return weight
+
+    def penalty(self) -> Tensor | None:
+        """A term of the loss, at least fp32, or None.
+
+        The mean over all seats is added to the loss once per optimizer step, computed outside of
+        the model's forward pass from parameters that all ranks hold alike.
+        """
+        return None
+
+    def remark(self) -> str | None:
+        """What its user should be told after loading, such as a hazard of these options."""
+        return None
+
+    def role(self, parameter: str) -> Role:
+        """The optimizer's treatment of the parameter with this name."""
+        return Role(parameter)
+
+    @classmethod
+    def before_step(cls, seats: Sequence[Self], step: Step) -> None:
+        """Called with all seats of the model when the gradients of a step are complete."""
+
+    @classmethod
+    def after_step(cls, seats: Sequence[Self], step: Step) -> None:
+        """Called with all seats of the model after the optimizer, the same on all ranks."""
+
+    @classmethod
+    @abstractmethod
+    def count(cls, options: Any, seat: Any) -> int:
+        """Trainable numbers on this seat, by formula."""
+
+
+class LinearMethod(Method):
+    """A method that sits on one frozen linear, and is constructed as `cls(linear, options)`."""
+
+    default_targets: ClassVar[str | Sequence[str]] = "all-linear"
+
+    def start(self, weight: Tensor) -> Tensor:
+        """As above, from W (out_features, in_features) in fp32."""
         return weight
 
     def measure(self, weight: Tensor) -> None:
@@ -89,18 +132,7 @@ class LinearMethod(nn.Module, ABC):
             "keep the adapter beside the base",
         )
 
-    def penalty(self) -> Tensor | None:
-        """A term of the loss, added once per optimizer step; None where there is none."""
-        return None
-
-    def role(self, parameter: str) -> Role:
-        """The optimizer's treatment of the parameter with this name."""
-        return Role(parameter)
-
-    def after_step(self, step: int) -> None:
-        """Called after optimizer step number `step` (from 1), the same on all ranks."""
-
     @classmethod
     @abstractmethod
-    def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
+    def count(cls, options: Any, seat: FrozenLinear) -> int:
         """Trainable numbers on this linear, by formula."""

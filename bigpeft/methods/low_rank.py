@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import LinearMethod, MethodOptions
+from bigpeft.methods.mpc import FUNCTIONS, Mpc
 from bigpeft.methods.operator import FrozenLinear
 from bigpeft.methods.shapes import refuse_rank_above_sides
 
@@ -30,6 +31,9 @@ class LowRankOptions(FactorOptions):
 class Factors(LinearMethod):
     """Two factors and what lies between them; the subclass says how they join the base."""
 
+    mpc_patterns: ClassVar[str] = "od"
+    mpc: Mpc | None = None
+
     def __init__(self, linear: FrozenLinear, rank: int) -> None:
         super().__init__()
         refuse_rank_above_sides(linear, rank)
@@ -37,10 +41,32 @@ class Factors(LinearMethod):
         self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(linear.out_features, rank, device=device))
 
+    def constrain(self, mpc: Mpc) -> None:
+        """Lay this constraint on the factors. With a function between them nothing merges."""
+        self.mpc = mpc
+        self.mergeable = self.mergeable and mpc.pattern != "n"
+
+    def penalty(self) -> Tensor | None:
+        """That of the constraint."""
+        return self.mpc and self.mpc.penalty(self.lora_A, self.lora_B)
+
     def reset(self) -> None:
         """A uniform in ±1/√in_features (Kaiming, a = √5), all else zero: W' starts as W."""
         super().reset()
+        if self.mpc is not None and self.mpc.orthonormal_start:
+            nn.init.orthogonal_(self.lora_A)
+        else:
+            self.draw_a()
+
+    def draw_a(self) -> None:
+        """Draw A, uniform in ±1/√in_features."""
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def bent(self, z: Tensor) -> Tensor:
+        """A x, through the function of an n constraint."""
+        if self.mpc is None or self.mpc.pattern != "n":
+            return z
+        return FUNCTIONS[self.mpc.activation](z)
 
     def inner(self, z: Tensor) -> Tensor:
         """What lies between the factors: z (..., rank) → (..., rank). Linear, or no merge."""
@@ -66,7 +92,9 @@ class LowRank(Factors):
     """Base of the LoRA line: W' = W + s · B A, s = alpha / rank unless the subclass says else."""
 
     Options = LowRankOptions
-    supports_mpc: ClassVar[bool] = True
+    mpc_patterns: ClassVar[str] = "odn"
+    has_core: ClassVar[bool] = False
+    """Whether something trained between the factors leaves their lengths free."""
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options.rank)
@@ -78,6 +106,16 @@ class LowRank(Factors):
         """The factor s before B A."""
         return options.alpha / options.rank
 
+    def remark(self) -> str | None:
+        """Pattern o pulls B A, once it has left zero, to singular values of one."""
+        pulls = self.mpc is not None and self.mpc.pattern == "o" and self.mpc.weight > 0
+        if not pulls or self.has_core or self.scaling < 1:
+            return None
+        return (
+            f"mpc pattern o drives the update towards singular values of alpha / rank = "
+            f"{self.scaling:g}; keep mpc.weight small, lower alpha, or take pattern d"
+        )
+
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         return self.add_branch(linear.base(x), x)
@@ -85,7 +123,7 @@ class LowRank(Factors):
     def add_branch(self, y: Tensor, x: Tensor) -> Tensor:
         """y + s · B A x in x.dtype, in one pass over y."""
         down = F.linear(self.dropped(x), self.lora_A.to(x.dtype))
-        down = self.scaling * self.inner(down)
+        down = self.scaling * self.inner(self.bent(down))
         up = self.lora_B.to(x.dtype).t()
         return torch.addmm(_rows(y), _rows(down), up).view_as(y)
 
@@ -99,6 +137,8 @@ class LowRank(Factors):
 
     def merge(self, weight: Tensor) -> Tensor:
         """W + s · B A, same dtype."""
+        if not self.mergeable:
+            return super().merge(weight)
         return (weight + self.delta(at_least_fp32(weight.dtype))).to(weight.dtype)
 
 

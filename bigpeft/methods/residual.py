@@ -16,9 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bigpeft.errors import RecipeError
 from bigpeft.methods.algebra import at_least_fp32, down_up
 from bigpeft.methods.base import Role
 from bigpeft.methods.low_rank import FactorOptions, Factors
+from bigpeft.methods.mpc import Mpc
 from bigpeft.methods.operator import FrozenLinear
 
 
@@ -42,6 +44,14 @@ class Residual(Factors):
             self.start_B: Tensor
             self.register_buffer("start_A", torch.empty_like(self.lora_A))
             self.register_buffer("start_B", torch.empty_like(self.lora_B))
+
+    def constrain(self, mpc: Mpc) -> None:
+        """Lay this constraint on the factors, which start from W and nowhere else."""
+        if mpc.orthonormal_start:
+            raise RecipeError(
+                "mpc.orthonormal_start", "A starts as a part of W here", "set it to false"
+            )
+        super().constrain(mpc)
 
     @abstractmethod
     def triplets(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

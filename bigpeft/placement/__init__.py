@@ -1,6 +1,7 @@
 """Where methods sit: patterns → seats, wrapped linears, the names of what is trained."""
 
-from bigpeft.placement.place import Adapted, Placement, place, start
+from bigpeft.placement.place import Placement, count, place, start, starters
+from bigpeft.placement.seats import Adapted
 from bigpeft.placement.state import Trained, evolving, optimizer_groups, trained
 from bigpeft.placement.targets import matches, select
 
@@ -8,11 +9,13 @@ __all__ = [
     "Adapted",
     "Placement",
     "Trained",
+    "count",
     "evolving",
     "matches",
     "optimizer_groups",
     "place",
     "select",
     "start",
+    "starters",
     "trained",
 ]

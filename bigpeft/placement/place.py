@@ -1,33 +1,29 @@
-"""Methods onto seats: each chosen linear is wrapped, everything else stays frozen."""
+"""Methods onto seats: each chosen place gets its method, everything else stays frozen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
+from transformers import PreTrainedModel
 
 from bigpeft.errors import RecipeError
-from bigpeft.methods import FrozenLinear, LinearMethod, linear_methods
+from bigpeft.methods import (
+    FrozenLinear,
+    InputMethod,
+    LinearMethod,
+    Method,
+    Mpc,
+    OutputMethod,
+    methods,
+)
+from bigpeft.placement.constrain import constrain, refuse_pattern
+from bigpeft.placement.dense import train_dense
+from bigpeft.placement.seats import Adapted, AdaptedOutput, input_of, seat_on_input
 from bigpeft.placement.targets import options_for, select
 from bigpeft.world import stable_seed
-
-ADAPTER = "adapter"
-
-
-class Adapted(nn.Module):
-    """A frozen linear and the method that sits on it: y = adapter(linear, x) + bias."""
-
-    def __init__(self, linear: FrozenLinear, adapter: LinearMethod) -> None:
-        super().__init__()
-        self.linear = linear
-        self.adapter = adapter
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) → (..., out_features) in x.dtype."""
-        y = self.adapter(self.linear, x)
-        bias = getattr(self.linear, "bias", None)
-        return y if bias is None else y + bias.to(y.dtype)
 
 
 @dataclass(frozen=True)
@@ -39,39 +35,73 @@ class Placement:
     target_modules: str | Sequence[str] | None = None
     overrides: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     train_modules: Sequence[str] = ()
+    mpc: Mpc | None = None
 
 
-def place(model: nn.Module, wanted: Placement) -> dict[str, LinearMethod]:
-    """Seat the method on every target of the skeleton and freeze the rest.
+def place(model: PreTrainedModel, wanted: Placement) -> dict[str, Method]:
+    """Seat the method everywhere on the skeleton where it belongs and freeze the rest.
 
-    Returns layer name → method. Raises RecipeError for a pattern that matches nothing or an
-    override with wrong options, ShapeError for options that a layer cannot take.
+    Returns the name of the seat (of the layer, or `input`) → method. Raises RecipeError for a
+    pattern that matches nothing or an override with wrong options, ShapeError for options that a
+    layer cannot take.
     """
-    method = linear_methods()[wanted.method]
-    linears = {
-        module.name: (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, FrozenLinear)
-    }
-    patterns = wanted.target_modules or method.default_targets
-    targets = select("method.target_modules", patterns, list(linears))
-    for pattern in wanted.overrides:
-        select("method.overrides", pattern, targets)
+    method = methods()[wanted.method]
+    refuse_pattern(method, wanted.method, wanted.mpc)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     train_dense(model, wanted.train_modules)
+    if issubclass(method, InputMethod):
+        seat = input_of(model)
+        seated: dict[str, Method] = {seat.name: _made(method, seat, wanted)}
+        seat_on_input(model, seated[seat.name])  # type: ignore[arg-type]
+        return seated
     seated = {}
-    for name in targets:
-        path, linear = linears[name]
-        options = _options(method, name, wanted)
-        adapter = method(linear, options)  # type: ignore[call-arg]
-        parent, _, leaf = path.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, Adapted(linear, adapter))
-        seated[name] = adapter
+    paths = {module: path for path, module in model.named_modules()}
+    for linear in targets(model, wanted):
+        adapter = _made(method, linear, wanted)
+        parent, _, leaf = paths[linear].rpartition(".")
+        wrapper = AdaptedOutput if issubclass(method, OutputMethod) else Adapted
+        setattr(model.get_submodule(parent), leaf, wrapper(linear, adapter))  # type: ignore[arg-type]
+        seated[linear.name] = adapter
     return seated
 
 
-def _options(method: type[LinearMethod], name: str, wanted: Placement) -> object:
+def targets(model: PreTrainedModel, wanted: Placement) -> list[Any]:
+    """The linears that the method goes to. Raises RecipeError as `place` does."""
+    method = methods()[wanted.method]
+    assert issubclass(method, LinearMethod | OutputMethod)
+    linears = {m.name: m for m in model.modules() if isinstance(m, FrozenLinear)}
+    patterns = wanted.target_modules or method.default_targets
+    _refuse_embedding(model, patterns)
+    chosen = select("method.target_modules", patterns, list(linears))
+    for pattern in wanted.overrides:
+        select("method.overrides", pattern, chosen)
+    return [linears[name] for name in chosen]
+
+
+def count(model: PreTrainedModel, wanted: Placement) -> int:
+    """Numbers that the method would train on this skeleton, by formula; nothing is seated."""
+    method = methods()[wanted.method]
+    seats = [input_of(model)] if issubclass(method, InputMethod) else targets(model, wanted)
+    return sum(method.count(_options(method, seat.name, wanted), seat) for seat in seats)
+
+
+def _made(method: type[Method], seat: Any, wanted: Placement) -> Method:
+    made = method(seat, _options(method, seat.name, wanted))  # type: ignore[call-arg]
+    constrain(made, wanted.mpc)
+    return made
+
+
+def _options(method: type[Method], name: str, wanted: Placement) -> object:
+    if issubclass(method, InputMethod):
+        for key, value in (
+            ("method.target_modules", wanted.target_modules),
+            ("method.overrides", wanted.overrides),
+        ):
+            if value:
+                raise RecipeError(
+                    key, f"means nothing to {wanted.method}: it sits on the input", "remove it"
+                )
     try:
         return method.Options(**options_for(name, wanted.options, wanted.overrides))  # type: ignore[arg-type]
     except ValidationError as error:
@@ -83,38 +113,24 @@ def _options(method: type[LinearMethod], name: str, wanted: Placement) -> object
         ) from error
 
 
-def train_dense(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Unfreeze small dense modules: norms, the output head. Returns their names.
-
-    Raises RecipeError for a pattern that matches nothing, or a packed linear.
-    """
-    if not patterns:
-        return []
-    candidates = {
-        name: module
-        for name, module in model.named_modules()
-        if name and any(p.is_floating_point() for p in module.parameters(recurse=False))
-    }
-    packed = [m.name for m in model.modules() if isinstance(m, FrozenLinear)]
-    dense = [name for name in candidates if name not in packed]
-    for pattern in patterns:
-        if pattern in {end for name in packed for end in (name, name.rpartition(".")[2])}:
-            raise RecipeError(
-                "method.train_modules",
-                f"{pattern!r} is packed and cannot be trained in full",
-                "name it in method.target_modules, or set model.weights: none",
-            )
-    chosen = select("method.train_modules", list(patterns), dense)
-    for name in chosen:
-        for parameter in candidates[name].parameters(recurse=False):
-            parameter.requires_grad_(True)
-    return chosen
+def _refuse_embedding(model: nn.Module, patterns: str | Sequence[str]) -> None:
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    for name, module in model.named_modules():
+        for pattern in wanted:
+            if isinstance(module, nn.Embedding) and (
+                name == pattern or name.endswith(f".{pattern}")
+            ):
+                raise RecipeError(
+                    "method.target_modules",
+                    f"{name} is an embedding, the method sits on linears",
+                    f"take {pattern!r} out, or name it in method.train_modules to train it whole",
+                )
 
 
 def start(
-    seated: Mapping[str, LinearMethod], seed: int, device: torch.device, dtype: torch.dtype
+    seated: Mapping[str, Method], seed: int, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Draw the start values of every method, each a function of (seed, layer name) alone.
+    """Draw the start values of every method, each a function of (seed, seat name) alone.
 
     They are drawn on the CPU, so that every kind of device and every world size starts alike.
     Parameters get the compute dtype, which ZeRO-3 wants to be one for all that is trained; their
@@ -128,3 +144,17 @@ def start(
         adapter.to(device)
         for parameter in adapter.parameters():
             parameter.data = parameter.data.to(dtype)
+
+
+def starters(
+    model: PreTrainedModel, seated: Mapping[str, Method]
+) -> dict[tuple[nn.Module, str], Method]:
+    """(module, attribute) of every weight that a method starts from → the method."""
+    found: dict[tuple[nn.Module, str], Method] = {}
+    for module in model.modules():
+        if isinstance(module, Adapted) and module.adapter.needs_dense:
+            found[module.linear.base, "packed"] = module.adapter  # type: ignore[index]
+    for method in seated.values():
+        if isinstance(method, InputMethod) and method.needs_dense:
+            found[model.get_input_embeddings(), "weight"] = method
+    return found

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bigpeft.methods import LinearMethod, Role
-from bigpeft.placement.place import Adapted
+from bigpeft.methods import Method, Role
 
 
 @dataclass(frozen=True)
@@ -18,33 +17,30 @@ class Trained:
     role: Role
 
 
-def trained(model: nn.Module) -> list[Trained]:
-    """Everything that is trained, in the model's order.
+def trained(model: nn.Module, seated: Mapping[str, Method]) -> list[Trained]:
+    """Everything that is trained: adapters in the order of their seats, then dense modules.
 
-    A parameter of an adapter is named `<layer>.<parameter>`, such as
+    A parameter of an adapter is named `<seat>.<parameter>`, such as
     `model.layers.0.self_attn.q_proj.lora_A`; a dense module keeps its own name.
     """
-    found = []
-    in_adapters: set[int] = set()
-    for module in model.modules():
-        if not isinstance(module, Adapted):
-            continue
-        for key, parameter in module.adapter.named_parameters():
-            if parameter.requires_grad:
-                name = f"{module.linear.name}.{key}"
-                found.append(Trained(name, parameter, module.adapter.role(key)))
-                in_adapters.add(id(parameter))
+    found = [
+        Trained(f"{seat}.{key}", parameter, method.role(key))
+        for seat, method in seated.items()
+        for key, parameter in method.named_parameters()
+        if parameter.requires_grad
+    ]
+    in_adapters = {id(item.parameter) for item in found}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in in_adapters:
             found.append(Trained(name, parameter, Role("dense", decay=parameter.dim() > 1)))
     return found
 
 
-def evolving(seated: Mapping[str, LinearMethod]) -> dict[str, Tensor]:
-    """Buffers that change while training, under `<layer>.<buffer>`, the same on all ranks."""
+def evolving(seated: Mapping[str, Method]) -> dict[str, Tensor]:
+    """Buffers that change while training, under `<seat>.<buffer>`, the same on all ranks."""
     return {
-        f"{layer}.{key}": method.get_buffer(key)
-        for layer, method in seated.items()
+        f"{seat}.{key}": method.get_buffer(key)
+        for seat, method in seated.items()
         for key in method.evolving
     }
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bigpeft.backbone import build_skeleton, freeze_linears, read_config
 from bigpeft.errors import RecipeError
-from bigpeft.methods import LinearMethod
+from bigpeft.methods import Method, methods
 from bigpeft.placement import Placement, place
 from bigpeft.plan.blocks import largest_block, persistence_threshold
 from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragment
@@ -34,7 +34,7 @@ class Plan:
     world: World
     folder: Path | None
     model: PreTrainedModel
-    seated: dict[str, LinearMethod]
+    seated: dict[str, Method]
     dense_linears: list[str]
     precision: str
     stage: int
@@ -47,6 +47,12 @@ class Plan:
     def dtype(self) -> torch.dtype:
         """The compute dtype."""
         return DTYPES[self.precision]
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak: the recipe's, or the method's own."""
+        own = methods()[self.recipe.method.name].learning_rate
+        return self.recipe.optimizer.learning_rate or own
 
     @property
     def trainable(self) -> int:
@@ -99,7 +105,7 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
 
 def _place(
     recipe: Recipe, folder: Path | None, dtype: torch.dtype
-) -> tuple[PreTrainedModel, dict[str, LinearMethod], list[str]]:
+) -> tuple[PreTrainedModel, dict[str, Method], list[str]]:
     wanted = recipe.model
     config = read_config(
         None if wanted.config is not None else folder,
@@ -123,6 +129,7 @@ def placement_of(recipe: Recipe) -> Placement:
         target_modules=section.target_modules,
         overrides=section.overrides,
         train_modules=section.train_modules,
+        mpc=recipe.mpc,
     )
 
 

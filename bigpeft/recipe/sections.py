@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from bigpeft.data import formats
-from bigpeft.methods import linear_methods
+from bigpeft.methods import Mpc, methods
 from bigpeft.quant import codecs
 
 Targets = Literal["all-linear"] | str | tuple[str, ...]
@@ -98,7 +98,7 @@ class MethodSection(Section):
 
 def _method_sections() -> dict[str, type[MethodSection]]:
     sections = {}
-    for name, method in linear_methods().items():
+    for name, method in methods().items():
         options = {key: (f.annotation, f) for key, f in method.Options.model_fields.items()}
         sections[name] = create_model(
             f"Method_{name}",
@@ -158,7 +158,9 @@ class Optimizer(Section):
     """AdamW, its schedule and clipping."""
 
     name: Literal["adamw"] = Field("adamw", description="the optimizer")
-    learning_rate: PositiveFloat = Field(2e-4, description="peak learning rate")
+    learning_rate: PositiveFloat | None = Field(
+        None, description="peak learning rate; default: the method's own"
+    )
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay of the two moments")
     epsilon: PositiveFloat = Field(1e-8, description="added to the root of the second moment")
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled decay of factors")
@@ -228,6 +230,7 @@ class Recipe(Section):
 
     model: Model
     method: Method  # type: ignore[valid-type]
+    mpc: Mpc | None = None
     data: Data
     eval: Evaluation | None = None
     batch: Batch

@@ -10,7 +10,7 @@ from bigpeft.backbone import (
     WeightSource,
     fill_slots,
 )
-from bigpeft.placement import Trained, start, trained
+from bigpeft.placement import Trained, start, starters, trained
 from bigpeft.plan import Plan
 from bigpeft.train.engine import make_partition
 
@@ -34,9 +34,9 @@ def load_backbone(
 ) -> tuple[PackedMeter, list[Trained]]:
     """Fill `plan.model` in place. Returns its meter and what is trained, in a stable order."""
     start(plan.seated, plan.recipe.run.seed, device, plan.dtype)
-    wants_dense = {name: m for name, m in plan.seated.items() if m.needs_dense}
-    loader = Loader(source, make_partition(plan), device, plan.dtype, wants_dense)
+    starts = starters(plan.model, plan.seated)
+    loader = Loader(source, make_partition(plan), device, plan.dtype, starts)
     loader.fill(plan.model)
     plan.model.train()
     torch.manual_seed(plan.recipe.run.seed * 1_000_003 + plan.world.rank)
-    return PackedMeter(plan.model), trained(plan.model)
+    return PackedMeter(plan.model), trained(plan.model, plan.seated)

@@ -54,7 +54,7 @@ def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> 
     if plan.recipe.train.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(
-        optimizer_groups(trained, wanted.learning_rate, wanted.weight_decay),
+        optimizer_groups(trained, plan.learning_rate, wanted.weight_decay),
         betas=wanted.betas,
         eps=wanted.epsilon,
     )

@@ -71,6 +71,8 @@ class Progress:
             "seconds": round(seconds, 4),
             "memory_bytes": memory,
         }
+        if record.penalty is not None:
+            row["penalty"] = record.penalty
         if result is not None:
             row |= result.as_metrics()
         if self._first:

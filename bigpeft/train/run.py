@@ -10,6 +10,7 @@ from bigpeft.errors import StoppedEarly
 from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
+from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import load_backbone, open_weights
 from bigpeft.train.batches import Batches
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
@@ -54,6 +55,9 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     done = saver.resume(found, terminal.say)
     batches = Batches(inputs.tokens, inputs.pad_id, plan)
     schedule = Schedule.of(recipe.optimizer, steps)
+    adapters = Adapters(plan.seated, engine, steps)
+    for remark in adapters.remarks():
+        terminal.say(remark)
     progress = Progress(folder, terminal, engine, meter, steps, done)
     if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
@@ -62,10 +66,9 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
         started = time.monotonic()
         rate = set_learning_rate(engine, schedule.factor(step))
         with meter.watch_if(step - done < 2):
-            record = train_step(engine, batches.of_step(step), step + 1)
+            record = train_step(engine, adapters, batches.of_step(step), step + 1)
         seconds = time.monotonic() - started
-        for method in plan.seated.values():
-            method.after_step(step + 1)
+        adapters.after_step(step + 1)
         result = None
         last = step + 1 == steps
         if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step)):
@@ -82,6 +85,11 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     return Finished(plan, engine, trained)
 
 
+def _places(plan: Plan) -> str:
+    seats = list(plan.seated)
+    return f"{len(seats)} linears" if len(seats) > 1 else f"{seats[0]}"
+
+
 def due(every: int | None, step: int) -> bool:
     """Whether something that happens every so many steps happens after step index `step`."""
     return every is not None and (step + 1) % every == 0
@@ -92,7 +100,7 @@ def describe(plan: Plan, rows: int, steps: int) -> str:
     recipe, held = plan.recipe, plan.held
     kind = plan.model.config.model_type
     return (
-        f"{recipe.model.name or kind}: {len(plan.seated)} linears with {recipe.method.name}, "
+        f"{recipe.model.name or kind}: {recipe.method.name} on {_places(plan)}, "
         f"{plan.trainable:,} numbers trained, {plan.precision}\n"
         f"{rows} rows, {steps} steps of {recipe.batch.global_size} = "
         f"{recipe.batch.micro_size} × {plan.accumulation_steps} accumulation × "

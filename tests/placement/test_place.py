@@ -87,9 +87,9 @@ def test_a_rank_that_a_layer_cannot_take_names_the_layer():
 
 def test_only_adapters_and_named_dense_modules_are_trained():
     model = skeleton()
-    place(model, Placement("ssl", train_modules=["norm"]))
+    seated = place(model, Placement("ssl", train_modules=["norm"]))
 
-    names = [item.name for item in trained(model)]
+    names = [item.name for item in trained(model, seated)]
 
     assert "model.norm.weight" in names
     assert "model.layers.0.self_attn.q_proj.scale_in" in names
@@ -127,14 +127,14 @@ def test_starts_depend_on_seed_and_layer_not_on_what_else_is_adapted():
 
 def test_optimizer_groups_follow_roles():
     model = skeleton()
-    place(model, Placement("lora_plus", {"rank": 2, "learning_rate_ratio": 8}))
+    seated = place(model, Placement("lora_plus", {"rank": 2, "learning_rate_ratio": 8}))
 
-    groups = optimizer_groups(trained(model), learning_rate=1e-3, weight_decay=0.1)
+    groups = optimizer_groups(trained(model, seated), learning_rate=1e-3, weight_decay=0.1)
 
     assert sorted((g["lr"], g["weight_decay"]) for g in groups) == [(1e-3, 0.1), (8e-3, 0.1)]
     scales = skeleton()
-    place(scales, Placement("ssb", {"learning_rate_scale": 5}))
-    (only,) = optimizer_groups(trained(scales), 1e-3, 0.1)
+    seated = place(scales, Placement("ssb", {"learning_rate_scale": 5}))
+    (only,) = optimizer_groups(trained(scales, seated), 1e-3, 0.1)
     assert (only["lr"], only["weight_decay"]) == (5e-3, 0.0)
 
 
@@ -160,8 +160,8 @@ def test_names_of_what_is_trained_come_in_one_order_whatever_the_order_of_the_ta
     names = []
     for targets in orders:
         model = skeleton()
-        place(model, Placement("lora", {"rank": 2}, targets, train_modules=["norm"]))
-        names.append([item.name for item in trained(model)])
+        seated = place(model, Placement("lora", {"rank": 2}, targets, train_modules=["norm"]))
+        names.append([item.name for item in trained(model, seated)])
 
     assert names[0] == names[1] == names[2]
     assert names[0][:2] == [f"model.layers.0.self_attn.q_proj.lora_{f}" for f in "AB"]
@@ -170,9 +170,9 @@ def test_names_of_what_is_trained_come_in_one_order_whatever_the_order_of_the_ta
 
 def test_dense_vectors_are_not_decayed_and_adapters_are():
     model = skeleton()
-    place(model, Placement("lora", {"rank": 2}, train_modules=["norm", "lm_head"]))
+    seated = place(model, Placement("lora", {"rank": 2}, train_modules=["norm", "lm_head"]))
 
-    groups = optimizer_groups(trained(model), learning_rate=1e-3, weight_decay=0.1)
+    groups = optimizer_groups(trained(model, seated), learning_rate=1e-3, weight_decay=0.1)
 
     decayed = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert decayed[id(model.model.norm.weight)] == 0.0

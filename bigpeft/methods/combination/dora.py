@@ -31,6 +31,7 @@ class DoRA(LowRank):
     family = "combination"
     source = "arXiv 2402.09353"
     needs_dense = True
+    mpc_patterns = "od"
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

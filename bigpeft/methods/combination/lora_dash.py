@@ -13,7 +13,8 @@ Trains rank · (in_features + out_features) + directions numbers per linear and 
 identity. The dash is not scaled by s.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -25,6 +26,7 @@ from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.low_rank import LowRank, LowRankOptions
 from bigpeft.methods.operator import FrozenLinear
 from bigpeft.methods.spectral import SvdOptions
+from bigpeft.methods.step import Step
 
 
 class LoRADash(LowRank):
@@ -40,6 +42,7 @@ class LoRADash(LowRank):
     family = "combination"
     source = "arXiv 2409.01035"
     needs_dense = True
+    mpc_patterns = "od"
     evolving: ClassVar[tuple[str, ...]] = ("chosen", "opened")
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
@@ -68,11 +71,16 @@ class LoRADash(LowRank):
         self.right.copy_(right)
         return weight
 
+    @classmethod
+    def after_step(cls, seats: Sequence[Self], step: Step) -> None:
+        """Choose the directions once."""
+        for seat in seats:
+            if step.number == seat.switch_step:
+                seat.choose()
+
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Choose the directions once, and open the dash."""
-        if step != self.switch_step:
-            return
+    def choose(self) -> None:
+        """Choose the directions by the present A and B, and open the dash."""
         left = self.left.t() @ self.lora_B.to(self.left.dtype)
         right = self.right @ self.lora_A.to(self.right.dtype).t()
         change = self.scaling * (left * right).sum(dim=1)

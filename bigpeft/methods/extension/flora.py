@@ -24,6 +24,7 @@ class FLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2405.14739"
+    has_core = True
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

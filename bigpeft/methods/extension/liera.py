@@ -8,7 +8,7 @@ and the update may have full rank.
 
 The product wants the numbers of W. `base` gives them exactly, `block` columns at a time, from rows
 of the identity: in_features more rows in all, in forward and again in backward, so that no more
-than one block of W is dense at any time.
+than one block of W, at most a quarter, is dense at any time.
 """
 
 import torch
@@ -31,11 +31,11 @@ class LieRA(LowRank):
 
     family = "extension"
     source = "arXiv 2504.00851"
-    supports_mpc = False
+    mpc_patterns = ""
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options)
-        self.block = options.block
+        self.block = min(options.block, max(1, linear.in_features // 4))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""

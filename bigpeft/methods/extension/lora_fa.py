@@ -7,8 +7,6 @@ rank · out_features numbers per linear; the start is LoRA's, the identity. HF p
 optimizer also divides the gradient of B by A Aᵀ; here the optimizer sees it as it is.
 """
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from bigpeft.methods.base import MethodOptions
@@ -21,7 +19,7 @@ class LoRAFA(LowRank):
 
     family = "extension"
     source = "arXiv 2308.03303"
-    supports_mpc: ClassVar[bool] = False
+    mpc_patterns = ""
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

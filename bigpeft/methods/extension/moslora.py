@@ -23,6 +23,7 @@ class MoSLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2406.11909"
+    has_core = True
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

@@ -7,17 +7,12 @@ With f = ReLU it is MPC_n, the non-linear matrix pattern constraint of arXiv 240
 can hold f, so it does not merge.
 """
 
-from typing import Literal
-
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from bigpeft.methods.low_rank import LowRank, LowRankOptions
+from bigpeft.methods.mpc import FUNCTIONS, Activation
 from bigpeft.methods.operator import FrozenLinear
-
-_FUNCTIONS = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 
 
 class ParallelAdapter(LowRank):
@@ -26,21 +21,17 @@ class ParallelAdapter(LowRank):
     class Options(LowRankOptions):
         """LoRA's options and the function."""
 
-        activation: Literal["relu", "silu", "tanh"] = Field("relu", description="f")
+        activation: Activation = Field("relu", description="f")
 
     family = "extension"
     source = "arXiv 2110.04366"
     mergeable = False
-    supports_mpc = False
+    mpc_patterns = "od"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options)
-        self.activation = _FUNCTIONS[options.activation]
+        self.activation = FUNCTIONS[options.activation]
 
     def inner(self, z: Tensor) -> Tensor:
         """f(z)."""
         return self.activation(z)
-
-    def merge(self, weight: Tensor) -> Tensor:
-        """There is none."""
-        return super(LowRank, self).merge(weight)

@@ -22,6 +22,7 @@ class TriLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2405.11236"
+    has_core = True
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

@@ -1,0 +1,81 @@
+"""Keys and values before those of the tokens, in every layer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigpeft.methods import PrefixMethod
+
+_CACHES = ("past_key_values", "layer_past")
+Kwargs = dict[str, Any]
+
+
+class Prefix:
+    """Hands each layer its part of the prefix, in the place of a cache.
+
+    It enters at the attention itself: blocks under activation checkpointing accept no cache. The
+    mask of the tokens gets columns that all of them see, and tokens are counted from `length` on,
+    as after a real cache of that length.
+    """
+
+    def __init__(self, method: PrefixMethod) -> None:
+        self._method = method
+        self._drawn: Tensor | None = None
+
+    def before(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> tuple[tuple[Any, ...], Kwargs]:
+        """Make keys and values for one pass; recomputation in backward uses the same."""
+        self._drawn = self._method()
+        ids = args[0] if args else kwargs.get("input_ids")
+        tokens = kwargs["inputs_embeds"] if ids is None else ids
+        positions = torch.arange(tokens.shape[1], device=tokens.device) + self._method.length
+        return args, {**kwargs, "position_ids": positions[None]}
+
+    def before_attention(
+        self, attention: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> tuple[tuple[Any, ...], Kwargs]:
+        """Give the layer's attention its keys and values, and a mask that shows them."""
+        assert self._drawn is not None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        keys, values = self._drawn[attention.layer_idx]  # type: ignore[index]
+        name = next(key for key in _CACHES if key in kwargs)
+        mask = kwargs.get("attention_mask")
+        config: Any = attention.config
+        if mask is not None or "flash" not in config._attn_implementation:
+            mask = _seeing(mask, self._method.length, hidden)
+        return args, {**kwargs, name: _Before(keys, values), "attention_mask": mask}
+
+
+class _Before:
+    """What an attention takes for the cache of earlier tokens."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._keys, self._values = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values (batch, heads, tokens, head_dim) → with the prefix before them."""
+        return _joined(self._keys, keys), _joined(self._values, values)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Length of the prefix."""
+        return self._keys.shape[-2]
+
+
+def _joined(before: Tensor, own: Tensor) -> Tensor:
+    return torch.cat([before.to(own.dtype).expand(len(own), -1, -1, -1), own], dim=-2)
+
+
+def _seeing(mask: Tensor | None, length: int, hidden: Tensor) -> Tensor:
+    """The mask with `length` visible columns before its own; none means a causal one.
+
+    Masks of padding are (batch, tokens) of ones; others (batch, 1, queries, tokens), true or zero
+    where attention falls.
+    """
+    if mask is None:
+        tokens = hidden.shape[1]
+        mask = torch.ones(tokens, tokens, dtype=torch.bool, device=hidden.device).tril()[None, None]
+    shape = (*mask.shape[:-1], length)
+    visible = mask.new_zeros(shape) if mask.is_floating_point() else mask.new_ones(shape)
+    return torch.cat([visible, mask], dim=-1)

@@ -60,6 +60,7 @@ def description(plan: Plan) -> dict[str, Any]:
     return {
         "version": _VERSION,
         "method": plan.recipe.method.model_dump(mode="json"),
+        "mpc": plan.recipe.mpc and plan.recipe.mpc.model_dump(mode="json"),
         "layers": sorted(plan.seated),
         "base": {
             "name": model.name,

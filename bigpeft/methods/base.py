@@ -72,8 +72,13 @@ class Method(nn.Module, ABC):
         """
         return weight
 
+    @property
+    def penalised(self) -> bool:
+        """Whether this seat has a penalty."""
+        return False
+
     def penalty(self) -> Tensor | None:
-        """A term of the loss, at least fp32, or None.
+        """A term of the loss, at least fp32; None unless `penalised`.
 
         The mean over all seats is added to the loss once per optimizer step, computed outside of
         the model's forward pass from parameters that all ranks hold alike.

@@ -46,9 +46,14 @@ class Factors(LinearMethod):
         self.mpc = mpc
         self.mergeable = self.mergeable and mpc.pattern != "n"
 
+    @property
+    def penalised(self) -> bool:
+        """Whether a constraint has one."""
+        return self.mpc is not None and self.mpc.pattern != "n" and self.mpc.weight > 0
+
     def penalty(self) -> Tensor | None:
         """That of the constraint."""
-        return self.mpc and self.mpc.penalty(self.lora_A, self.lora_B)
+        return self.mpc.penalty(self.lora_A, self.lora_B) if self.mpc and self.penalised else None
 
     def reset(self) -> None:
         """A uniform in ±1/√in_features (Kaiming, a = √5), all else zero: W' starts as W."""

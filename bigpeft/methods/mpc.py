@@ -12,10 +12,10 @@ either factor be the orthonormal one in d; Eq. 26 has A. With f = ReLU, n is the
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,6 +46,15 @@ class Mpc(MethodOptions):
     orthonormal_start: bool = Field(
         False, description="start A with orthonormal rows, where the penalty on it is zero"
     )
+
+    @model_validator(mode="after")
+    def _takes_only_its_own(self) -> Self:
+        foreign = {"weight", "norm"} if self.pattern == "n" else {"activation"}
+        if self.pattern != "d":
+            foreign.add("orthonormal")
+        if wrong := sorted(foreign & self.model_fields_set):
+            raise ValueError(f"has {', '.join(wrong)}, which pattern {self.pattern} does not take")
+        return self
 
     def penalty(self, a: Tensor, b: Tensor) -> Tensor | None:
         """The weighted term of one linear, a scalar in at least fp32; None for n.

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NamedTuple, get_args
 
-from bigpeft.recipe.sections import METHOD_SECTIONS, MethodSection, Recipe, Section
+from pydantic import BaseModel
+
+from bigpeft.recipe.sections import METHOD_SECTIONS, MethodSection, Recipe
 
 _AXOLOTL, _FACTORY, _SWIFT = "axolotl", "LLaMA-Factory", "ms-swift"
 _TUNE, _HF, _PEFT, _UNSLOTH = "torchtune", "Hugging Face", "HF peft", "Unsloth"
@@ -118,12 +120,12 @@ def either(words: Iterable[str], link: str = "or") -> str:
     return f"{', '.join(first)} {link} {last}" if first else last
 
 
-def sections(method: object = None) -> dict[str, type[Section]]:
+def sections(method: object = None) -> dict[str, type[BaseModel]]:
     """Name → class of every section of a recipe with the method of this name."""
-    known: dict[str, type[Section]] = {}
+    known: dict[str, type[BaseModel]] = {}
     for name, field in Recipe.model_fields.items():
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if kind]
-        known[name] = next(k for k in kinds if isinstance(k, type) and issubclass(k, Section))
+        known[name] = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
     return known | {"method": METHOD_SECTIONS.get(str(method), MethodSection)}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -201,7 +201,7 @@ def _not_among(names: list[str], value: object, meaning: str) -> tuple[str, str]
     return f"{shown(value)} is not one of {', '.join(names)}", fix
 
 
-def _not_a_section(name: str, value: object, section: type[Section]) -> tuple[str, str]:
+def _not_a_section(name: str, value: object, section: type[BaseModel]) -> tuple[str, str]:
     """A bare value where a section belongs."""
     if value is None:
         rest = (
@@ -214,13 +214,13 @@ def _not_a_section(name: str, value: object, section: type[Section]) -> tuple[st
     return f"{shown(value)} is not a section", f"write keys under it{_needs(name, section)}"
 
 
-def _main_keys(name: str, section: type[Section]) -> list[str]:
+def _main_keys(name: str, section: type[BaseModel]) -> list[str]:
     """Keys that the section needs; where it needs none, its most telling one."""
     needed = [key for key, field in section.model_fields.items() if field.is_required()]
     return needed or (["name"] if name == "method" else list(section.model_fields)[:1])
 
 
-def _needs(name: str, section: type[Section]) -> str:
+def _needs(name: str, section: type[BaseModel]) -> str:
     return f", with {either([f'{name}.{key}' for key in _main_keys(name, section)], 'and')}"
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from bigpeft.checkpoint import training_state
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.methods import Method, Step
+from bigpeft.train.engine import gather
 
 
 class Adapters:
@@ -20,8 +21,14 @@ class Adapters:
         self._total = total_steps
 
     def penalty(self) -> Tensor | None:
-        """Mean of the seats' penalties, differentiable; None where none has one."""
-        penalties = [p for p in (seat.penalty() for seat in self._seats) if p is not None]
+        """Mean of the seats' penalties, differentiable; None where none has one.
+
+        To be called after the forward pass that its backward goes with: autograd takes the latest
+        first, so the factors are read before ZeRO-3 lets go of anything.
+        """
+        held = [seat for seat in self._seats if seat.penalised]
+        gather([parameter for seat in held for parameter in seat.parameters()])
+        penalties = [p for p in (seat.penalty() for seat in held) if p is not None]
         return torch.stack(penalties).mean() if penalties else None
 
     def before_step(self, number: int) -> None:

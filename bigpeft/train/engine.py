@@ -85,6 +85,20 @@ def _keep_gathered(engine: Engine, parameters: list[nn.Parameter]) -> None:
         late[0].all_gather(late)  # type: ignore[attr-defined]
 
 
+def gather(parameters: list[nn.Parameter]) -> None:
+    """Make trained parameters whole again. ZeRO-3 keeps them so, but not while it learns the order
+    of modules, in the first step and after evaluations.
+    """
+    absent = [
+        p
+        for p in parameters
+        if getattr(p, "ds_status", None)
+        == deepspeed.zero.partition_parameters.ZeroParamStatus.NOT_AVAILABLE
+    ]
+    if absent:
+        absent[0].all_gather(absent)  # type: ignore[attr-defined]
+
+
 def set_learning_rate(engine: Engine, factor: float) -> float:
     """Scale every group's peak; returns the largest learning rate."""
     groups = engine.optimizer.param_groups

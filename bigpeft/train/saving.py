@@ -52,6 +52,7 @@ def identity(plan: Plan) -> dict[str, object]:
     return {
         "model": recipe.model.model_dump(mode="json", exclude={"name", "tokenizer"}),
         "method": recipe.method.model_dump(mode="json"),
+        "mpc": recipe.mpc and recipe.mpc.model_dump(mode="json"),
         "data": recipe.data.model_dump(mode="json"),
         "batch.global_size": recipe.batch.global_size,
         "optimizer": recipe.optimizer.model_dump(mode="json"),

@@ -30,7 +30,7 @@ IN_FILE = {
         "train:",
         "wandb: {project: x}\ntrain:",
         "small.yaml:13 wandb: is not a section\n"
-        "  fix: leave it out, or write one of model, method, data,",
+        "  fix: leave it out, or write one of model, method, mpc, data,",
     ),
     "a key of another section": (
         "global_size: 8",
@@ -164,8 +164,9 @@ ON_THE_COMMAND_LINE = {
     "model.weights=nf5": '"nf5" is not one of fp4, nf4, none\n  fix: did you mean',
     "optimizer.learning_rate=-1e-4": "-0.0001 is not a number above 0\n"
     "  fix: write a number above 0 (peak",
-    "optimizer.learning_rate=null": "null is not a number\n"
-    "  fix: write a number (peak learning rate), or leave the key out for the default, 0.0002",
+    "optimizer.epsilon=null": "null is not a number\n"
+    "  fix: write a number (added to the root of the second moment), or leave the key out for the "
+    "default, 1e-08",
     "optimizer.weight_decay=-1": "-1 is not a number of at least 0",
     "optimizer.warmup_ratio=1.5": "1.5 is not a number between 0 and 1\n"
     "  fix: write a number between 0 and 1",

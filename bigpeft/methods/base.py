@@ -50,7 +50,8 @@ class Method(nn.Module, ABC):
     family: ClassVar[str]
     source: ClassVar[str]
     learning_rate: ClassVar[float] = 2e-4
-    """Peak where the recipe names none; a method that changes it says where it is from."""
+    """Peak where the recipe names none, before `role` scales it."""
+    learning_rate_source: ClassVar[str] = "LoRA over 4 bits, arXiv 2305.14314"
     needs_dense: ClassVar[bool] = False
     mergeable: bool = True
     mpc_patterns: ClassVar[str] = ""

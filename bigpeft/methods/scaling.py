@@ -1,5 +1,7 @@
 """Methods that only scale features: parameters are offsets from one, never decayed."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, PositiveFloat
 from torch import nn
@@ -23,6 +25,8 @@ class Scaling(LinearMethod):
     were it applied, the right fixed point.
     """
 
+    learning_rate: ClassVar[float] = 3e-4
+    learning_rate_source: ClassVar[str] = "arXiv 2205.05638 (T-Few), × 10 for scales"
     Options = ScalingOptions
 
     def __init__(self, options: ScalingOptions) -> None:

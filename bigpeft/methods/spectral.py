@@ -71,6 +71,8 @@ class ShiftOptions(SvdOptions):
 class SingularShift(Spectral):
     """Base of methods that move singular values: W' = W + U diag(shift) Vᵀ."""
 
+    learning_rate: ClassVar[float] = 1e-4
+    learning_rate_source: ClassVar[str] = "arXiv 2303.11305 (SVDiff), × 10 for singular values"
     Options = ShiftOptions
 
     def __init__(self, linear: FrozenLinear, options: ShiftOptions) -> None:

@@ -31,6 +31,8 @@ class LoRAXS(Spectral):
 
     family = "combination"
     source = "arXiv 2405.17604"
+    learning_rate = 2e-3
+    learning_rate_source = "the authors' scripts, commonsense"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options.rank, options.iterations)

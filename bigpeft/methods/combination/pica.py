@@ -23,6 +23,8 @@ class PiCa(LinearMethod):
     Options = SpectralOptions
     family = "combination"
     source = "arXiv 2505.20211"
+    learning_rate = 1e-3
+    learning_rate_source = "the authors' scripts"
     needs_dense = True
 
     def __init__(self, linear: FrozenLinear, options: SpectralOptions) -> None:

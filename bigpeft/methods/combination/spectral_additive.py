@@ -24,6 +24,8 @@ class SpectralAdditive(Spectral):
     Options = SpectralOptions
     family = "combination"
     source = "arXiv 2405.13952"
+    learning_rate = 1e-4
+    learning_rate_source = "the authors' scripts, DeBERTa"
 
     def __init__(self, linear: FrozenLinear, options: SpectralOptions) -> None:
         super().__init__(linear, options.rank, options.iterations)

@@ -24,6 +24,8 @@ class SpectralRotational(Spectral):
     Options = SpectralOptions
     family = "combination"
     source = "arXiv 2405.13952"
+    learning_rate = 1e-3
+    learning_rate_source = "benchmarks/learn.py"
 
     def __init__(self, linear: FrozenLinear, options: SpectralOptions) -> None:
         super().__init__(linear, options.rank, options.iterations)

@@ -31,6 +31,8 @@ class LieRA(LowRank):
 
     family = "extension"
     source = "arXiv 2504.00851"
+    learning_rate = 1e-3
+    learning_rate_source = "benchmarks/learn.py"
     mpc_patterns = ""
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:

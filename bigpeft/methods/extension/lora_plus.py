@@ -23,6 +23,8 @@ class LoRAPlus(LowRank):
 
     family = "extension"
     source = "arXiv 2402.12354"
+    learning_rate = 1e-4
+    learning_rate_source = "half of LoRA's, as HF peft advises"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options)

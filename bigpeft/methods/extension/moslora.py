@@ -23,6 +23,8 @@ class MoSLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2406.11909"
+    learning_rate = 3e-4
+    learning_rate_source = "the authors' scripts"
     has_core = True
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:

@@ -37,6 +37,8 @@ class VeRA(LinearMethod):
 
     family = "extension"
     source = "arXiv 2310.11454"
+    learning_rate = 1e-3
+    learning_rate_source = "arXiv 2310.11454, × 10 for the scales"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()

@@ -27,6 +27,8 @@ class BitFit(LinearMethod):
 
     family = "reconstruction"
     source = "arXiv 2106.10199"
+    learning_rate = 1e-4
+    learning_rate_source = "arXiv 2106.10199, × 10 for offsets"
     mergeable = False
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:

@@ -25,6 +25,8 @@ class MiLoRA(Residual):
 
     family = "reconstruction"
     source = "arXiv 2406.09044"
+    learning_rate = 3e-4
+    learning_rate_source = "the authors' scripts"
 
     def triplets(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The smallest."""

@@ -28,6 +28,8 @@ class PiSSA(Residual):
 
     family = "reconstruction"
     source = "arXiv 2404.02948"
+    learning_rate = 2e-5
+    learning_rate_source = "arXiv 2404.02948, HF peft's example"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options)

@@ -3,8 +3,9 @@
     W' = W + scaling · Re(IFFT2(S))        S (out_features, in_features), zero but at `frequencies`
 
 The frequencies are drawn at random, by a seed and the shape, and their coefficients trained: that
-many numbers per linear, from zero, so the start is the identity. The update is dense; it is made
-for the product and again in backward, and not kept between the two.
+many numbers per linear, from zero, so the start is the identity. The update is dense, but the
+transform is separable, so a product with it takes x to its waves, moves some of them, and takes
+these back: unlike in HF peft nothing as large as W is made. Backward keeps x and does this again.
 """
 
 import random
@@ -12,7 +13,6 @@ import random
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from bigpeft.errors import ShapeError
@@ -33,6 +33,8 @@ class FourierFT(LinearMethod):
 
     family = "extension"
     source = "arXiv 2405.03003"
+    moves = "a few Fourier coefficients of the change, spread over the whole matrix"
+    when = "a tiny adapter that touches every entry"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
@@ -58,24 +60,33 @@ class FourierFT(LinearMethod):
         drawn = random.Random(self.seed).sample(range(rows * columns), len(self.places))
         self.places.copy_(torch.tensor(drawn))
 
-    def delta(self, spectrum: Tensor) -> Tensor:
-        """scaling · Re(IFFT2(S)) in the dtype of the coefficients."""
-        flat = spectrum.new_zeros(self.shape[0] * self.shape[1]).index_put((self.places,), spectrum)
-        return self.scaling * torch.fft.ifft2(flat.view(self.shape)).real
+    def update(self, x: Tensor, spectrum: Tensor) -> Tensor:
+        """scaling · x Re(IFFT2(S))ᵀ in x.dtype, from x (rows, in_features) and the coefficients."""
+        out_features, in_features = self.shape
+        rows, columns = self.places // in_features, self.places % in_features
+        waves = torch.fft.ifft(x.to(spectrum.dtype))
+        moved = waves.new_zeros(out_features, len(x)).index_put(
+            (rows,), (waves[:, columns] * spectrum).t(), accumulate=True
+        )
+        return (self.scaling * torch.fft.ifft(moved, dim=0).real).t().to(x.dtype)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
-
-        def product(x: Tensor, spectrum: Tensor) -> Tensor:
-            return F.linear(x, self.delta(spectrum).to(x.dtype))
-
-        spectrum = self.spectrum.to(at_least_fp32(x.dtype))
-        update = checkpoint(product, x, spectrum, use_reentrant=False, preserve_rng_state=False)
-        return linear.base(x) + update
+        y = linear.base(x)
+        update = checkpoint(
+            self.update,
+            x.reshape(-1, x.shape[-1]),
+            self.spectrum.to(at_least_fp32(x.dtype)),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        return y + update.view_as(y)
 
     def merge(self, weight: Tensor) -> Tensor:
         """W + scaling · Re(IFFT2(S)), same dtype."""
-        delta = self.delta(self.spectrum.to(at_least_fp32(weight.dtype)))
+        spectrum = self.spectrum.to(at_least_fp32(weight.dtype))
+        flat = spectrum.new_zeros(weight.numel()).index_put((self.places,), spectrum)
+        delta = self.scaling * torch.fft.ifft2(flat.view(self.shape)).real
         return (weight + delta).to(weight.dtype)
 
     @classmethod

@@ -49,6 +49,12 @@ class Method(nn.Module, ABC):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     family: ClassVar[str]
     source: ClassVar[str]
+    moves: ClassVar[str]
+    """What of W it can change, and what it cannot."""
+    when: ClassVar[str]
+    """When to choose it."""
+    extra: ClassVar[str] = "none"
+    """What it asks of the base beyond one product per token."""
     learning_rate: ClassVar[float] = 2e-4
     """Peak where the recipe names none, before `role` scales it."""
     learning_rate_source: ClassVar[str] = "LoRA over 4 bits, arXiv 2305.14314"

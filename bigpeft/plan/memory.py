@@ -1,6 +1,7 @@
 """Bytes that every rank holds from the first step to the last, by kind."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -19,6 +20,7 @@ class HeldBytes:
     gathered: int
     dense: int
     trained: int
+    buffers: int
     gradients: int
     optimizer: int
 
@@ -29,12 +31,19 @@ class HeldBytes:
 
 
 def held_bytes(
-    model: nn.Module, itemsize: int, stage: int, group_size: int, world_size: int, block: int
+    model: nn.Module,
+    methods: Iterable[nn.Module],
+    itemsize: int,
+    stage: int,
+    group_size: int,
+    world_size: int,
+    block: int,
 ) -> HeldBytes:
     """Count a placed skeleton; `block` is the largest block's elements, `itemsize` of the dtype.
 
     ZeRO-3 cuts frozen weights over the group and masters over the world; stages 1 and 2 cut the
-    optimizer alone; stage 0 nothing. Masters and two moments are fp32.
+    optimizer alone; stage 0 nothing. Masters and two moments are fp32. `buffers` are what methods
+    keep frozen beside their parameters, such as singular vectors, whole on every rank.
     """
     packed = sum(m.base.packed.numel() for m in model.modules() if isinstance(m, PackedLinear))
     frozen = sum(
@@ -49,6 +58,7 @@ def held_bytes(
         gathered=2 * block if stage == 3 and group_size > 1 else 0,
         dense=-(-frozen * itemsize // frozen_cut),
         trained=trained * itemsize,
+        buffers=sum(b.numel() * b.element_size() for m in methods for b in m.buffers()),
         gradients=-(-trained * 4 // (world_size if stage >= 2 else 1)),
         optimizer=-(-trained * 4 * masters // (world_size if stage >= 1 else 1)),
     )

@@ -10,17 +10,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bigpeft.backbone import build_skeleton, freeze_linears, read_config
 from bigpeft.errors import RecipeError
 from bigpeft.methods import Method, methods
-from bigpeft.placement import Placement, place
+from bigpeft.placement import place
 from bigpeft.plan.blocks import largest_block, persistence_threshold
 from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragment
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes
-from bigpeft.quant import CodecOptions, make_codec
+from bigpeft.plan.model import build_model, placement_of
 from bigpeft.recipe import Batch, Recipe
-from bigpeft.recipe.sections import MethodSection
 from bigpeft.world import World
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,7 +68,8 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
     accumulation_steps = accumulation(recipe.batch, world.size)
     group_size = choose_group(recipe.sharding.group, fragment, world)
     folder = resolve_model_folder(recipe.model)
-    model, seated, dense = _place(recipe, folder, DTYPES[precision])
+    model, dense = build_model(recipe, folder, DTYPES[precision])
+    seated = place(model, placement_of(recipe))
     block = largest_block(model)
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
     packed = [p.numel() for p in model.parameters() if p.dtype == torch.uint8]
@@ -84,7 +83,13 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
         clip=recipe.optimizer.clip,
     )
     held = held_bytes(
-        model, DTYPES[precision].itemsize, fragment.stage, group_size, world.size, block
+        model,
+        seated.values(),
+        DTYPES[precision].itemsize,
+        fragment.stage,
+        group_size,
+        world.size,
+        block,
     )
     _refuse_too_large(held, world)
     return Plan(
@@ -100,36 +105,6 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
         accumulation_steps=accumulation_steps,
         ds_config=ds_config,
         held=held,
-    )
-
-
-def _place(
-    recipe: Recipe, folder: Path | None, dtype: torch.dtype
-) -> tuple[PreTrainedModel, dict[str, Method], list[str]]:
-    wanted = recipe.model
-    config = read_config(
-        None if wanted.config is not None else folder,
-        wanted.config,
-        wanted.layers,
-        wanted.trust_remote_code,
-    )
-    model = build_skeleton(config, wanted.trust_remote_code)
-    codec = make_codec(wanted.weights, CodecOptions(wanted.block, wanted.nested, dtype))
-    _, dense = freeze_linears(model, codec)
-    return model, place(model, placement_of(recipe)), dense
-
-
-def placement_of(recipe: Recipe) -> Placement:
-    """The method section as values."""
-    section: MethodSection = recipe.method
-    own = set(type(section).model_fields) - set(MethodSection.model_fields) - {"name"}
-    return Placement(
-        method=recipe.method.name,
-        options={key: getattr(section, key) for key in own},
-        target_modules=section.target_modules,
-        overrides=section.overrides,
-        train_modules=section.train_modules,
-        mpc=recipe.mpc,
     )
 
 

@@ -30,6 +30,9 @@ class DoRA(LowRank):
 
     family = "combination"
     source = "arXiv 2402.09353"
+    moves = "length of each row of W' apart from its direction, the direction by rank r"
+    when = "lora at a small rank falls short; costs a little more per step"
+    extra = "rank more rows per product"
     needs_dense = True
     mpc_patterns = "od"
 

@@ -41,6 +41,8 @@ class LoRADash(LowRank):
 
     family = "combination"
     source = "arXiv 2409.01035"
+    moves = "as lora, then singular values along the directions that it has pushed most"
+    when = "small ranks, and runs long enough for the switch"
     needs_dense = True
     mpc_patterns = "od"
     evolving: ClassVar[tuple[str, ...]] = ("chosen", "opened")

@@ -31,6 +31,8 @@ class LoRAXS(Spectral):
 
     family = "combination"
     source = "arXiv 2405.17604"
+    moves = "an r × r matrix between frozen singular vectors of W"
+    when = "r² numbers per layer must do, whatever the width"
     learning_rate = 2e-3
     learning_rate_source = "the authors' scripts, commonsense"
 

@@ -30,6 +30,8 @@ class MAP(Factors):
 
     family = "combination"
     source = "arXiv 2505.23094"
+    moves = "the size of W and of a change of rank r and norm one, apart"
+    when = "the strength of the update should be one number that one can read"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options.rank)

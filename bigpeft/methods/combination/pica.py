@@ -23,6 +23,8 @@ class PiCa(LinearMethod):
     Options = SpectralOptions
     family = "combination"
     source = "arXiv 2505.20211"
+    moves = "outputs for the r largest right singular vectors of W"
+    when = "as lora_fa, with input directions that the model itself uses"
     learning_rate = 1e-3
     learning_rate_source = "the authors' scripts"
     needs_dense = True

@@ -24,6 +24,8 @@ class SpectralAdditive(Spectral):
     Options = SpectralOptions
     family = "combination"
     source = "arXiv 2405.13952"
+    moves = "the r largest singular vectors of W, both sides; the rest of W stays"
+    when = "fine changes of the strongest directions, with a small learning rate"
     learning_rate = 1e-4
     learning_rate_source = "the authors' scripts, DeBERTa"
 

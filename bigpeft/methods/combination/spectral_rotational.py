@@ -24,6 +24,8 @@ class SpectralRotational(Spectral):
     Options = SpectralOptions
     family = "combination"
     source = "arXiv 2405.13952"
+    moves = "rotations among the r largest singular vectors; no new direction"
+    when = "almost no numbers, and the strongest directions only have to turn"
     learning_rate = 1e-3
     learning_rate_source = "benchmarks/learn.py"
 

@@ -24,6 +24,8 @@ class FLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2405.14739"
+    moves = "a change of rank r with any matrix between the factors"
+    when = "a small rank has to go far; needs no constraint"
     learning_rate = 5e-4
     learning_rate_source = "arXiv 2407.05417, table VI"
     has_core = True

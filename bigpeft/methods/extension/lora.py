@@ -14,3 +14,5 @@ class LoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2106.09685"
+    moves = "a change of rank r; in each layer r directions in and r out"
+    when = "the default: well understood, fast, merges, every tool reads it"

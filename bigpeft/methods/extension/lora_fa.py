@@ -19,6 +19,8 @@ class LoRAFA(LowRank):
 
     family = "extension"
     source = "arXiv 2308.03303"
+    moves = "a change of rank r whose input directions are random and fixed"
+    when = "activations of lora do not fit: only A x is kept for backward"
     mpc_patterns = ""
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:

@@ -23,6 +23,8 @@ class LoRAPlus(LowRank):
 
     family = "extension"
     source = "arXiv 2402.12354"
+    moves = "as lora; B learns faster than A"
+    when = "lora converges too slowly in wide models"
     learning_rate = 1e-4
     learning_rate_source = "half of LoRA's, as HF peft advises"
 

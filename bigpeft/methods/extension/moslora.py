@@ -23,6 +23,8 @@ class MoSLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2406.11909"
+    moves = "as flora, from another start: B is zero, the mixer random"
+    when = "as flora, where the first steps should already move all factors"
     learning_rate = 3e-4
     learning_rate_source = "the authors' scripts"
     has_core = True

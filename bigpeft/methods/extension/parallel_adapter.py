@@ -25,6 +25,8 @@ class ParallelAdapter(LowRank):
 
     family = "extension"
     source = "arXiv 2110.04366"
+    moves = "what a small non-linear network adds beside each linear"
+    when = "the change is not linear and merging is not needed"
     mergeable = False
     mpc_patterns = "od"
 

@@ -15,6 +15,8 @@ class RsLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2312.03732"
+    moves = "as lora, with a scaling that stays useful at large rank"
+    when = "ranks of 64 and more"
 
     @staticmethod
     def scale(options: LowRankOptions) -> float:

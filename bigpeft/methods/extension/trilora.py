@@ -22,6 +22,8 @@ class TriLoRA(LowRank):
 
     family = "extension"
     source = "arXiv 2405.11236"
+    moves = "a change of rank r with a trained diagonal between the factors"
+    when = "with mpc o: orthonormal factors and their strengths, apart"
     learning_rate = 5e-4
     learning_rate_source = "arXiv 2407.05417, table VI"
     has_core = True

@@ -37,6 +37,8 @@ class VeRA(LinearMethod):
 
     family = "extension"
     source = "arXiv 2310.11454"
+    moves = "a change of rank r in random directions, scaled per rank and per output"
+    when = "thousands of adapters have to be stored"
     learning_rate = 1e-3
     learning_rate_source = "arXiv 2310.11454, × 10 for the scales"
 

@@ -27,6 +27,8 @@ class BitFit(LinearMethod):
 
     family = "reconstruction"
     source = "arXiv 2106.10199"
+    moves = "where outputs are centred; W itself stays"
+    when = "models with biases, or a baseline that costs nothing"
     learning_rate = 1e-4
     learning_rate_source = "arXiv 2106.10199, × 10 for offsets"
     mergeable = False

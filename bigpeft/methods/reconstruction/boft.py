@@ -34,6 +34,8 @@ class BOFT(LinearMethod):
 
     family = "reconstruction"
     source = "arXiv 2311.06243"
+    moves = "the input side of W by products of sparse rotations, and the length of rows"
+    when = "as oft, where features far apart must mix"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()

@@ -31,6 +31,8 @@ class HRA(LinearMethod):
 
     family = "reconstruction"
     source = "arXiv 2405.17484"
+    moves = "the input side of W by a product of reflections; lengths of rows stay"
+    when = "as oft, with a rank to choose instead of blocks"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()

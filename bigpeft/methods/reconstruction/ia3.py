@@ -32,6 +32,8 @@ class IA3(Scaling):
 
     family = "reconstruction"
     source = "arXiv 2205.05638"
+    moves = "the length of output rows (input columns on feed-forward layers); directions stay"
+    when = "few rows of data, a tiny adapter, and no time for a search"
     default_targets = r".*(k_proj|v_proj|c_attn|query_key_value|down_proj|fc2|mlp\.c_proj)"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:

@@ -25,6 +25,8 @@ class MiLoRA(Residual):
 
     family = "reconstruction"
     source = "arXiv 2406.09044"
+    moves = "the minor part of W, as two factors; the principal part is frozen"
+    when = "new knowledge must not overwrite what the model does best"
     learning_rate = 3e-4
     learning_rate_source = "the authors' scripts"
 

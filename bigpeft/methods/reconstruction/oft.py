@@ -28,6 +28,10 @@ class OFT(LinearMethod):
 
     family = "reconstruction"
     source = "arXiv 2306.07280"
+    moves = (
+        "the directions of W's input side, rotated in blocks; lengths and angles between rows stay"
+    )
+    when = "what the model knows must keep its geometry"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ class PiSSA(Residual):
 
     family = "reconstruction"
     source = "arXiv 2404.02948"
+    moves = "the principal part of W, as two factors; the residual is frozen"
+    when = "LoRA learns too slowly, or 4 bits cost too much: the residual quantises better"
     learning_rate = 2e-5
     learning_rate_source = "arXiv 2404.02948, HF peft's example"
 

@@ -18,6 +18,8 @@ class SamParser(SingularShift):
 
     family = "reconstruction"
     source = "arXiv 2308.14604"
+    moves = "the largest singular values of W, along frozen singular vectors; no new direction"
+    when = "a handful of numbers per layer has to do, and the SVD at load is affordable"
 
     def shift(self, dtype: torch.dtype) -> Tensor:
         """The offset itself."""

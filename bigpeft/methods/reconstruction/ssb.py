@@ -19,6 +19,8 @@ class SSB(Scaling):
 
     family = "reconstruction"
     source = "arXiv 2407.05417, Eq. 10"
+    moves = "the weight of each input and each output feature, a rank-one pattern on W"
+    when = "a tiny adapter with more reach than ssl or ia3, at no cost per step"
 
     def __init__(self, linear: FrozenLinear, options: ScalingOptions) -> None:
         super().__init__(options)

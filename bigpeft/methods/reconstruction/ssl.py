@@ -19,6 +19,8 @@ class SSL(Scaling):
 
     family = "reconstruction"
     source = "arXiv 2407.05417, Eq. 10"
+    moves = "the weight of each input feature; the output side stays"
+    when = "the smallest adapter that still reaches every linear"
 
     def __init__(self, linear: FrozenLinear, options: ScalingOptions) -> None:
         super().__init__(options)

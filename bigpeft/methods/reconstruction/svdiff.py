@@ -20,6 +20,10 @@ class SVDiff(SingularShift):
 
     family = "reconstruction"
     source = "arXiv 2303.11305"
+    moves = (
+        "singular values of W, never below zero, along frozen singular vectors; no new direction"
+    )
+    when = "as sam_parser, where values must stay what singular values are"
 
     def shift(self, dtype: torch.dtype) -> Tensor:
         """max(σ + offset, 0) - σ, which is the offset until σ is used up."""

@@ -31,6 +31,9 @@ class LieRA(LowRank):
 
     family = "extension"
     source = "arXiv 2504.00851"
+    moves = "each entry of W by a factor of low rank; the update may have full rank"
+    when = "rank is the bottleneck and slower steps are acceptable"
+    extra = "in_features more rows, in both directions"
     learning_rate = 1e-3
     learning_rate_source = "benchmarks/learn.py"
     mpc_patterns = ""

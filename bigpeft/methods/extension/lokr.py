@@ -34,6 +34,8 @@ class LoKr(LinearMethod):
 
     family = "extension"
     source = "arXiv 2309.14859"
+    moves = "a Kronecker product with a small factor, of high rank with repeated structure"
+    when = "a very small adapter of high rank"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ gradients, for every shape and dtype; one test holds all methods to it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -101,6 +101,10 @@ class Method(nn.Module, ABC):
         return Role(parameter)
 
     @classmethod
+    def join(cls, seats: Mapping[str, Self]) -> None:
+        """Let seats have parameters in common: called once, when all seats of a model are made."""
+
+    @classmethod
     def before_step(cls, seats: Sequence[Self], step: Step) -> None:
         """Called with all seats of the model when the gradients of a step are complete."""
 
@@ -112,6 +116,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def count(cls, options: Any, seat: Any) -> int:
         """Trainable numbers on this seat, by formula."""
+
+    @classmethod
+    def total(cls, seats: Sequence[tuple[Any, Any]]) -> int:
+        """Trainable numbers on all seats of a model, each with its options."""
+        return sum(cls.count(options, seat) for options, seat in seats)
 
 
 class LinearMethod(Method):

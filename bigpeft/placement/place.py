@@ -63,6 +63,7 @@ def place(model: PreTrainedModel, wanted: Placement) -> dict[str, Method]:
         wrapper = AdaptedOutput if issubclass(method, OutputMethod) else Adapted
         setattr(model.get_submodule(parent), leaf, wrapper(linear, adapter))  # type: ignore[arg-type]
         seated[linear.name] = adapter
+    method.join(seated)  # type: ignore[arg-type]
     return seated
 
 
@@ -83,7 +84,7 @@ def count(model: PreTrainedModel, wanted: Placement) -> int:
     """Numbers that the method would train on this skeleton, by formula; nothing is seated."""
     method = methods()[wanted.method]
     seats = [input_of(model)] if issubclass(method, InputMethod) else targets(model, wanted)
-    return sum(method.count(_options(method, seat.name, wanted), seat) for seat in seats)
+    return method.total([(_options(method, seat.name, wanted), seat) for seat in seats])
 
 
 def _made(method: type[Method], seat: Any, wanted: Placement) -> Method:

@@ -47,6 +47,17 @@ class DoRA(LowRank):
         """Squared row norms of the weight as it is frozen."""
         self.row_squares.copy_(weight.square().sum(dim=1))
 
+    def remark(self) -> str | None:
+        """Rows of zeros have no direction to keep."""
+        zeros = int((self.row_squares == 0).sum())
+        if not zeros:
+            return None
+        return (
+            f"{zeros} rows of W are zero and have no direction that DoRA could keep: they start at "
+            "zero and their magnitude learns nothing; leave the layer out of target_modules if "
+            "that matters"
+        )
+
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""
         tokens = x.reshape(-1, x.shape[-1])

@@ -20,8 +20,10 @@ from bigpeft.methods.shapes import refuse_rank_above_sides
 class SvdOptions(MethodOptions):
     """How singular triplets are found."""
 
-    iterations: NonNegativeInt = Field(
-        0, description="power iterations of a randomised SVD; 0 is exact, and slow on large layers"
+    iterations: NonNegativeInt | None = Field(
+        None,
+        description="power iterations of a randomised SVD; 0 is exact, and slow on large layers; "
+        "null is exact up to a smaller side of 1024 and 4 beyond",
     )
 
 
@@ -36,7 +38,7 @@ class Spectral(LinearMethod):
 
     needs_dense: ClassVar[bool] = True
 
-    def __init__(self, linear: FrozenLinear, rank: int, iterations: int) -> None:
+    def __init__(self, linear: FrozenLinear, rank: int, iterations: int | None) -> None:
         super().__init__()
         refuse_rank_above_sides(linear, rank)
         self.iterations = iterations

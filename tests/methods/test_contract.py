@@ -4,6 +4,7 @@ A method is found by its file. Its options are chosen to fit each shape, and eve
 is tried both ways.
 """
 
+import math
 from itertools import product
 from typing import Any, Literal, get_args, get_origin
 
@@ -313,6 +314,22 @@ def test_a_randomised_svd_finds_the_largest_triplets(shape, rank):
     for one, other in zip(exact, fast, strict=True):
         assert_close(one, other, atol=1e-5, rtol=1e-4)
     assert (exact[0].gather(0, exact[0].abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_a_large_matrix_gets_a_randomised_svd_within_its_stated_error_unless_exact_is_asked():
+    torch.manual_seed(0)
+    rank, smaller = 8, 1040
+    weight = torch.randn(1100, smaller) / 32  # a flat spectrum, the hardest case
+    exact = torch.linalg.svdvals(weight)
+
+    left, values, right = top_singular(weight, rank)
+    asked = top_singular(weight, rank, iterations=0)
+
+    c = 1 + (rank / 7) ** 0.5 + math.e * (rank + 8) ** 0.5 * (smaller - rank) ** 0.5 / 8
+    error = torch.linalg.matrix_norm(weight - left * values @ right, 2)
+    assert exact[rank] <= error <= (1 + c ** (1 / 9)) * exact[rank]
+    assert_close(asked[1], exact[:rank])
+    assert not torch.allclose(values, exact[:rank], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ia3", "ssb", "ssl"])

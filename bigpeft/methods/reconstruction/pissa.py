@@ -8,23 +8,19 @@ with `keep_base` it is Q(W) itself. Merging wants the frozen weight: the residua
 is kept. HF peft's alpha = rank is the scaling here.
 """
 
-from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from bigpeft.methods.algebra import top_singular
 from bigpeft.methods.operator import FrozenLinear
 from bigpeft.methods.residual import Residual, ResidualOptions
+from bigpeft.methods.spectral import SvdOptions
 
 
 class PiSSA(Residual):
     """Factors that start as the principal part of W."""
 
-    class Options(ResidualOptions):
+    class Options(ResidualOptions, SvdOptions):
         """The form of the residual, and how singular triplets are found."""
-
-        iterations: NonNegativeInt = Field(
-            0, description="power iterations of a randomised SVD; 0 is exact, and slow when large"
-        )
 
     family = "reconstruction"
     source = "arXiv 2404.02948"

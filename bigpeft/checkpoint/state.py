@@ -4,7 +4,8 @@ Each ZeRO stage keeps fp32 masters and Adam's moments elsewhere. Here they are r
 whole parameter at a time, so a checkpoint does not know the stage that wrote it.
 """
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from deepspeed.utils import (
@@ -23,24 +24,64 @@ from bigpeft.checkpoint.engine import Engine
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class TrainingState(Protocol):
-    """Whole fp32 tensors of one parameter; every call is collective over all ranks."""
+class TrainingState(ABC):
+    """Whole fp32 tensors of one parameter; every call is collective over all ranks.
+
+    A moment that Adam has not made yet is zero.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer, self._adam = optimizer, _adam(optimizer)
 
     def gradient(self, parameter: nn.Parameter) -> Tensor:
         """Of the global batch, in the parameter's shape; between backward and step."""
-        ...
+        return self._gradient(parameter) / getattr(self._optimizer, "loss_scale", 1)
 
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         """The master (key None) or a moment, in the parameter's shape."""
-        ...
+        if key is not None and not self._has_moments():
+            return torch.zeros(_shape(parameter), device=parameter.device)
+        return self._read(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         """Set it; writing a master also refreshes the copy that the model computes with."""
-        ...
+        if key is not None and not self._has_moments():
+            self.create_moments(0)
+        self._write(parameter, key, value)
 
     def create_moments(self, updates: int) -> None:
         """Make Adam's lazily created state, as after this many updates."""
-        ...
+        for master in self._masters():
+            self._adam.state[master] = {
+                "step": torch.tensor(float(updates)),
+                **{moment: torch.zeros_like(master) for moment in MOMENTS},
+            }
+
+    def _has_moments(self) -> bool:
+        return any(MOMENTS[0] in state for state in self._adam.state.values())
+
+    def _masters(self) -> list[Tensor]:
+        """What Adam keeps moments of on this rank."""
+        return [p for group in self._adam.param_groups for p in group["params"]]
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor:
+        """With the loss scale, by DeepSpeed's own accessor; zeros where there is none."""
+        value = safe_get_full_grad(parameter)
+        if value is None:
+            return torch.zeros(_shape(parameter), device=parameter.device)
+        return value.view(_shape(parameter)).float()
+
+    def _read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """Put together by DeepSpeed's own accessors, for every stage that cuts."""
+        if key is None:
+            value = safe_get_full_fp32_param(parameter)
+        else:
+            value = safe_get_full_optimizer_state(parameter, key)
+        assert isinstance(value, Tensor)
+        return value
+
+    @abstractmethod
+    def _write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None: ...
 
 
 def training_state(engine: Engine) -> TrainingState:
@@ -68,46 +109,18 @@ def _adam(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _fresh(adam: torch.optim.Optimizer, masters: list[Tensor], updates: int) -> None:
-    for master in masters:
-        adam.state[master] = {
-            "step": torch.tensor(float(updates)),
-            **{moment: torch.zeros_like(master) for moment in MOMENTS},
-        }
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Of the whole parameter, whatever this rank holds of it."""
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def _whole(parameter: nn.Parameter, key: str | None) -> Tensor:
-    """Put together by DeepSpeed's own accessors, for every stage that cuts."""
-    if key is None:
-        value = safe_get_full_fp32_param(parameter)
-    else:
-        value = safe_get_full_optimizer_state(parameter, key)
-    assert isinstance(value, Tensor)
-    return value
-
-
-def _whole_gradient(parameter: nn.Parameter) -> Tensor:
-    """DeepSpeed's own accessor again; without a gradient zeros."""
-    value = safe_get_full_grad(parameter)
-    shape = getattr(parameter, "ds_shape", parameter.shape)
-    if value is None:
-        return torch.zeros(shape, device=parameter.device)
-    return value.view(shape).float()
-
-
-class _Sharded:
+class _Sharded(TrainingState):
     """ZeRO-3: each rank holds one padded slice of every parameter."""
 
-    def __init__(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
+    def _masters(self) -> list[Tensor]:
+        return self._optimizer.fp32_partitioned_groups_flat
 
-    def gradient(self, parameter: nn.Parameter) -> Tensor:
-        return _whole_gradient(parameter) / getattr(self._optimizer, "loss_scale", 1)
-
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        return _whole(parameter, key)
-
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+    def _write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         mine = parameter.ds_tensor  # type: ignore[attr-defined]
         start = mine.numel() * parameter.ds_zero_partition_rank  # type: ignore[attr-defined]
         local = value.new_zeros(mine.numel())
@@ -121,17 +134,13 @@ class _Sharded:
         if parameter.data.numel() == value.numel():
             parameter.data.copy_(value)
 
-    def create_moments(self, updates: int) -> None:
-        masters = self._optimizer.fp32_partitioned_groups_flat
-        _fresh(_adam(self._optimizer), masters, updates)
 
-
-class _Fragments:
+class _Fragments(TrainingState):
     """ZeRO-1 and 2: each rank holds a fragment of the flattened group."""
 
     def __init__(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
-        self._link_moments()
+        super().__init__(optimizer)
+        self._linked = False
 
     def _link_moments(self) -> None:
         """DeepSpeed links the moments of all groups after the first group's first step, when the
@@ -139,34 +148,32 @@ class _Fragments:
         """
         self._optimizer._hp_optimizer_states_linked = False
         self._optimizer._lazy_init_hp_params_optimizer_state()
+        self._linked = True
 
-    def gradient(self, parameter: nn.Parameter) -> Tensor:
-        return _whole_gradient(parameter) / getattr(self._optimizer, "loss_scale", 1)
+    def _read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        if key is not None and not self._linked:
+            self._link_moments()
+        return super()._read(parameter, key)
 
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        return _whole(parameter, key)
-
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+    def _write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         if key is not None:
+            if not self._linked:
+                self._link_moments()
             safe_set_full_optimizer_state(parameter, value, key)
             return
         safe_set_full_fp32_param(parameter, value)
         parameter.data.copy_(value)
 
     def create_moments(self, updates: int) -> None:
-        _fresh(_adam(self._optimizer), _adam_masters(self._optimizer), updates)
+        super().create_moments(updates)
         self._link_moments()
 
 
-def _adam_masters(optimizer: Any) -> list[Tensor]:
-    return [p for group in _adam(optimizer).param_groups for p in group["params"]]
-
-
-class _Replicated:
+class _Replicated(TrainingState):
     """Stage 0: every rank holds everything, one master per parameter."""
 
     def __init__(self, optimizer: Any) -> None:
-        self._adam = _adam(optimizer)
+        super().__init__(optimizer)
         self._master = {}
         for low, high in zip(
             getattr(optimizer, "fp16_groups", []),
@@ -175,18 +182,11 @@ class _Replicated:
         ):
             self._master |= {id(p): master for p, master in zip(low, high, strict=True)}
 
-    def gradient(self, parameter: nn.Parameter) -> Tensor:
-        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        return found.float()
-
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+    def _read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         master = self._master.get(id(parameter), parameter)
         return master.data if key is None else self._adam.state[master][key]
 
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
-        self.read(parameter, key).copy_(value)
+    def _write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+        self._read(parameter, key).copy_(value)
         if key is None:
             parameter.data.copy_(value)
-
-    def create_moments(self, updates: int) -> None:
-        _fresh(self._adam, _adam_masters(self._adam), updates)

@@ -49,6 +49,7 @@ _MACHINERY = frozenset(
         "shapes",
         "spectral",
         "step",
+        "triplets",
     }
 )
 

@@ -1,40 +1,64 @@
 """What a method decides while it trains survives a stop. Oracle: the unbroken run."""
 
-import contextlib
-import json
 from pathlib import Path
 
-from bigpeft.errors import StoppedEarly
-from bigpeft.recipe import load_recipe
-from bigpeft.train.run import train
-from bigpeft.train.terminal import Terminal
-from bigpeft.world import read_world
-from tests.worlds import world
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-DASH = [
-    "method={name: lora_dash, rank: 4, switch_step: 2}",
+from tests.train.runs import column, final_state, run
+
+STEPS = [
     "model.layers=1",
-    "train.steps=5",
+    "train.steps=6",
     "checkpoint.every=3",
+    "optimizer.learning_rate=2e-2",
+    "eval=null",
 ]
+METHODS = {
+    "lora_dash": "method={name: lora_dash, rank: 4, switch_step: 2}",
+    "adalora": "method={name: adalora, rank: 4, target_rank: 2, interval: 1, final_share: 0}",
+    "flexlora": "method={name: flexlora, rank: 2, interval: 1, warmup_share: 0, exchanges: 3}",
+}
+STAGES = {"stage 2": ["sharding.fragment=zero2"], "stage 3": []}
 
 
-def train_here(folder: Path, overrides: list[str]) -> None:
-    recipe = load_recipe(Path("recipes/debug.yaml"), [f"run.folder={folder}", *overrides])
-    with contextlib.suppress(StoppedEarly):
-        train(recipe, read_world(), Terminal(speaks=False))
+def decided(folder: Path, step: int) -> dict[str, Tensor]:
+    """Evolving buffers of the checkpoint of this step."""
+    return load_file(folder / "checkpoints" / f"step-{step:06d}" / "state.safetensors")
 
 
-def losses(folder: Path) -> list[float]:
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [row["loss"] for row in rows if "loss" in row]
-
-
-def test_directions_chosen_before_a_stop_are_those_after_it(tmp_path):
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_decided_before_a_stop_holds_after_it(name, stage, tmp_path):
     unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
+    options = [METHODS[name], *STEPS, *STAGES[stage]]
 
-    world(2).call(train_here, unbroken, DASH)
-    world(2).call(train_here, stopped, [*DASH, "train.stop_after=3"])
-    world(2).call(train_here, stopped, [*DASH, "checkpoint.resume=auto"])
+    expected = final_state(2, unbroken, *options)
+    run(2, stopped, *options, "train.stop_after=3")
+    state = final_state(2, stopped, *options, "checkpoint.resume=auto")
 
-    assert losses(stopped) == losses(unbroken)
+    for key in ("step", "loss", "grad_norm"):
+        assert column(stopped, key) == column(unbroken, key)
+    for key, value in expected.items():
+        assert np.array_equal(state[key], value), key
+    for key, value in decided(unbroken, 6).items():
+        assert torch.equal(decided(stopped, 6)[key], value), key
+
+
+@pytest.mark.parametrize("name", ["adalora", "flexlora"])
+def test_these_runs_stop_in_the_midst_of_decisions(name, tmp_path):
+    folder = run(2, tmp_path, METHODS[name], *STEPS)
+
+    early, late = (
+        torch.cat([v for k, v in decided(folder, step).items() if k.endswith("mask")])
+        for step in (3, 6)
+    )
+
+    assert not early.all()
+    assert not torch.equal(early, late)
+    if name == "flexlora":
+        first_open = torch.tensor([1.0, 1.0, 0.0, 0.0]).repeat(len(early) // 4)
+        assert not torch.equal(early, first_open)

@@ -1,5 +1,6 @@
 """Oracle: HF peft. The same numbers in, the same outputs and gradients out."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -11,10 +12,12 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from bigpeft.backbone import PackedLinear
-from bigpeft.methods import LinearMethod
+from bigpeft.methods import LinearMethod, Step
+from bigpeft.methods.extension.adalora import AdaLoRA
 from bigpeft.methods.extension.lokr import split
 from bigpeft.methods.reconstruction.boft import butterfly
 from tests.oracles.dense import build, nudge, packed, random_weight, seated
+from tests.oracles.step import Alone
 
 
 class OneLinear(nn.Module):
@@ -303,3 +306,125 @@ def test_liera_equals_hira_of_peft_with_alpha_at_the_rank():
     b.data.copy_(method.lora_B)
 
     same_step(method, linear, theirs, [(method.lora_A, a), (method.lora_B, b)])
+
+
+class Linears(nn.Module):
+    """What peft wants around layers where it looks at the loss of the model."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
+            self.add_module(name, linear)
+
+    def forward(self, xs: dict[str, torch.Tensor]) -> SimpleNamespace:
+        ys = [getattr(self, name)(x) for name, x in xs.items()]
+        return SimpleNamespace(ys=ys, loss=sum(y.square().sum() for y in ys))
+
+
+def adalora_beside_peft(
+    total: int, tinit: int, tfinal: int, interval: int
+) -> tuple[dict[str, Any], peft.PeftModel, list[tuple[nn.Parameter, nn.Parameter]]]:
+    """Three seats with equal numbers: ours, peft's model, and (ours, theirs) of every parameter."""
+    shapes = {"q_proj": (24, 16), "k_proj": (8, 16), "down_proj": (21, 34)}
+    ours, weights = {}, {}
+    for name, shape in shapes.items():
+        linear, weights[name], method = seated(
+            "adalora",
+            shape,
+            layer=name,
+            rank=5,
+            target_rank=2,
+            alpha=10,
+            interval=interval,
+            warmup_share=tinit / total,
+            final_share=tfinal / total,
+        )
+        ours[name] = (linear, nudge(method, size=0.1 * (1 + len(ours))))
+    config = peft.AdaLoraConfig(
+        init_r=5,
+        target_r=2,
+        lora_alpha=10,
+        tinit=tinit,
+        tfinal=tfinal,
+        deltaT=interval,
+        total_step=total,
+        target_modules=list(shapes),
+    )
+    theirs = peft.get_peft_model(Linears(weights), config)
+    pairs = []
+    for name, (_, method) in ours.items():
+        layer = getattr(theirs.base_model.model, name)
+        for factor in ("lora_A", "lora_B", "lora_E"):
+            pairs.append((method.get_parameter(factor), getattr(layer, factor).default))
+    for one, other in pairs:
+        other.data.copy_(one.data.view_as(other))
+    return ours, theirs, pairs
+
+
+def test_adalora_equals_peft_with_its_regulariser():
+    ours, theirs, pairs = adalora_beside_peft(total=10, tinit=2, tfinal=3, interval=1)
+    xs = {name: torch.randn(5, linear.in_features) for name, (linear, _) in ours.items()}
+
+    ys = [method(linear, xs[name]) for name, (linear, method) in ours.items()]
+    penalty = torch.stack([method.penalty() for _, method in ours.values()]).mean()
+    (sum(y.square().sum() for y in ys) + penalty).backward()
+    found = theirs.base_model(xs)
+    found.loss.backward()
+
+    regulariser = found.loss - sum(y.square().sum() for y in found.ys)
+    assert penalty > 0.5
+    assert_close(penalty, regulariser, rtol=1e-4, atol=1e-4)
+    for one, other in zip(ys, found.ys, strict=True):
+        assert_close(one, other)
+    for one, other in pairs:
+        scale = max(1.0, other.grad.abs().max().item())
+        assert_close(one.grad / scale, other.grad.view_as(one) / scale, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("tinit", "tfinal", "interval"), [(2, 3, 1), (0, 4, 3), (5, 0, 2)])
+def test_adalora_scores_and_closes_as_peft_does_on_the_same_numbers(
+    tinit, tfinal, interval, monkeypatch
+):
+    total, thresholds, kthvalue = 20, [], torch.kthvalue
+    ours, theirs, pairs = adalora_beside_peft(total, tinit, tfinal, interval)
+    seats = [method for _, method in ours.values()]
+    allocator = theirs.base_model.rankallocator
+    names = {id(parameter): name for name, parameter in theirs.base_model.model.named_parameters()}
+
+    def watched(scores, k):
+        thresholds.append(kthvalue(scores, k)[0])
+        return kthvalue(scores, k)
+
+    monkeypatch.setattr(torch, "kthvalue", watched)
+    torch.manual_seed(3)
+    closed = []
+    for number in range(1, total + 1):
+        for one, other in pairs:
+            one.data.normal_()
+            one.grad = torch.randn_like(one)
+            other.data.copy_(one.data.view_as(other))
+            other.grad = one.grad.view_as(other).clone()
+        asked = len(thresholds)
+
+        AdaLoRA.before_step(seats, Step(number, total, Alone()))
+        AdaLoRA.after_step(seats, Step(number, total, Alone()))
+        theirs.base_model.update_and_allocate(number)
+
+        for one, other in pairs:
+            assert torch.equal(one.data, other.data.view_as(one))
+        if number < total - tfinal:
+            for seat, (one, other) in zip([s for s in seats for _ in "ABE"], pairs, strict=True):
+                (key,) = (key for key, value in seat.named_parameters() if value is one)
+                mean, distance = seat.get_buffer(key.replace("lora", "averages"))
+                assert_close(mean, allocator.exp_avg_ipt[names[id(other)]].view_as(one))
+                assert_close(distance, allocator.exp_avg_unc[names[id(other)]].view_as(one))
+        mask = torch.cat([seat.mask for seat in seats]) > 0
+        if len(thresholds) > asked:
+            scores = torch.cat([seat.scores() for seat in seats])
+            assert_close(scores[~mask].max(), thresholds[-1])
+        closed.append(int((~mask).sum()))
+
+    assert closed[-1] == 9
+    assert len(set(closed)) > 2

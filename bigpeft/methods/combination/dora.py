@@ -64,7 +64,7 @@ class DoRA(LowRank):
         rows = torch.cat([tokens, self.lora_A.detach().to(x.dtype)])
         y, crossed = linear.base(rows).split([len(tokens), len(self.lora_A)])
         y = self.add_branch(y.view(*x.shape[:-1], -1), x)
-        return scale_features(y, self.gain(crossed.detach().t()) - 1)
+        return scale_features(y, (self.gain(crossed.detach().t()) - 1).to(x.dtype))
 
     def gain(self, crossed: Tensor) -> Tensor:
         """M / n (out_features) in at least fp32, from W Aᵀ (out_features, rank)."""

@@ -85,14 +85,14 @@ def page(runs: list[Run], options: argparse.Namespace) -> str:
     lines = [
         "# What every method learns in a short run",
         "",
-        "SmolLM2-135M-Instruct in NF4 under ZeRO-3 on one CPU core, fp32: "
-        f"{options.steps} steps of 8 rows of the quickstart task (is this movie review positive?), {options.held_out} "
-        f"held-out rows, medians of seeds {', '.join(map(str, seeds))}. Every method with its own "
-        f"defaults on its default targets, its own learning rate × {options.boost:g} since the run "
-        "is short. It shows that each learns and what that costs, not which one is best: that takes "
-        "longer runs and a search. Two runs share the machine, so seconds per step vary; CPU "
-        "seconds are those of the whole run, loading and two evaluations included. Written by `python benchmarks/learn.py`; every run is in "
-        "benchmarks/results/learn.json.",
+        f"SmolLM2-135M-Instruct in NF4 under ZeRO-3, fp32: {options.steps} steps of 8 rows of the "
+        f"quickstart task, {options.held_out} held-out rows, medians of seeds "
+        f"{', '.join(map(str, seeds))}. Every method has its own defaults on its default targets "
+        f"and its own learning rate × {options.boost:g}, since the run is short. It shows that "
+        "each learns and what that costs, not which one is best: that takes longer runs and a "
+        "search. Each run has one CPU core; two run at once, so seconds per step vary. CPU seconds "
+        "are those of the whole run with loading and two evaluations. Written by `python "
+        "benchmarks/learn.py`; every run is in benchmarks/results/learn.json.",
         "",
         "| method | family | trained numbers | learning rate | held-out loss before | after | "
         "accuracy before | after | s / step | CPU s | peak MB |",
@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
     parser.add_argument("--methods", nargs="+", default=sorted(methods()))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--held-out", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--boost", type=float, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="repeat runs that are recorded")

@@ -58,14 +58,19 @@ class Factors(LinearMethod):
     def reset(self) -> None:
         """A uniform in ±1/√in_features (Kaiming, a = √5), all else zero: W' starts as W."""
         super().reset()
+        self.draw_a()
+        self.draw_b()
         if self.mpc is not None and self.mpc.orthonormal_start:
             nn.init.orthogonal_(self.lora_A)
-        else:
-            self.draw_a()
+            if self.lora_B.any():
+                nn.init.orthogonal_(self.lora_B)
 
     def draw_a(self) -> None:
         """Draw A, uniform in ±1/√in_features."""
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def draw_b(self) -> None:
+        """Draw B: zero, unless what lies between the factors is."""
 
     def bent(self, z: Tensor) -> Tensor:
         """A x, through the function of an n constraint."""

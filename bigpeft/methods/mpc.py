@@ -44,7 +44,9 @@ class Mpc(MethodOptions):
     orthonormal: Literal["A", "B"] = Field("A", description="d: the factor that is orthonormal")
     activation: Activation = Field("relu", description="n: the function")
     orthonormal_start: bool = Field(
-        False, description="start A with orthonormal rows, where the penalty on it is zero"
+        False,
+        description="start A with orthonormal rows, where the penalty on it is zero; B too, unless "
+        "it starts at zero",
     )
 
     @model_validator(mode="after")

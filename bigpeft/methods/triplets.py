@@ -100,12 +100,15 @@ class Triplets(LowRank):
     def reset(self) -> None:
         """A and B normal with deviation 0.02, E zero, the first `rank` triplets open."""
         super().reset()
-        nn.init.normal_(self.lora_B, std=START)
         self.mask[: self.rank] = 1
 
     def draw_a(self) -> None:
         """Draw A, normal."""
         nn.init.normal_(self.lora_A, std=START)
+
+    def draw_b(self) -> None:
+        """Draw B, normal."""
+        nn.init.normal_(self.lora_B, std=START)
 
     def inner(self, z: Tensor) -> Tensor:
         """E ⊙ z."""

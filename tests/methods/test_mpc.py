@@ -107,6 +107,16 @@ def test_at_the_start_of_lora_b_has_no_slope_and_an_orthonormal_a_no_penalty():
     assert_close(method.lora_A @ method.lora_A.T, torch.eye(4))
 
 
+@pytest.mark.parametrize("name", ["trilora", "flora", "adalora"])
+def test_an_orthonormal_start_takes_b_along_where_a_zero_core_keeps_the_identity(name):
+    linear, weight, method = constrained(name, pattern="o", weight=1, orthonormal_start=True)
+    method.reset()
+    x = torch.randn(3, 16)
+
+    assert_close(method.penalty(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert_close(method(linear, x), linear.base(x))
+
+
 @pytest.mark.parametrize("name", BENT)
 @pytest.mark.parametrize("activation", ["relu", "silu", "tanh"])
 def test_n_bends_what_lies_between_the_factors_and_no_longer_merges(name, activation):

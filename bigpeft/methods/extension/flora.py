@@ -34,9 +34,8 @@ class FLoRA(LowRank):
         super().__init__(linear, options)
         self.core = nn.Parameter(torch.empty(options.rank, options.rank, device=linear.device))
 
-    def reset(self) -> None:
-        """A and B uniform, the core zero."""
-        super().reset()
+    def draw_b(self) -> None:
+        """Draw B, uniform as A is; the core is zero."""
         nn.init.kaiming_uniform_(self.lora_B, a=math.sqrt(5))
 
     def inner(self, z: Tensor) -> Tensor:

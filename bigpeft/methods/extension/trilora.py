@@ -32,9 +32,8 @@ class TriLoRA(LowRank):
         super().__init__(linear, options)
         self.core = nn.Parameter(torch.empty(options.rank, device=linear.device))
 
-    def reset(self) -> None:
-        """A and B uniform, the diagonal zero."""
-        super().reset()
+    def draw_b(self) -> None:
+        """Draw B, uniform as A is; the diagonal is zero."""
         nn.init.kaiming_uniform_(self.lora_B, a=math.sqrt(5))
 
     def inner(self, z: Tensor) -> Tensor:

@@ -345,3 +345,12 @@ def test_a_small_linear_has_fewer_slots():
     assert len(seat.mask) == 10
     assert seat.mask.sum() == 8
     assert seat.scaling == 2
+
+
+@pytest.mark.parametrize("name", ["adalora", "flexlora"])
+def test_what_triplets_weigh_is_never_decayed(name):
+    (seat,) = seats_of(name, SHAPES[:1], rank=4)
+
+    decayed = {key for key, _ in seat.named_parameters() if seat.role(key).decay}
+
+    assert decayed == {"lora_A", "lora_B"}

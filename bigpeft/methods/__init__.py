@@ -40,6 +40,7 @@ _MACHINERY = frozenset(
     {
         "algebra",
         "base",
+        "bottleneck",
         "low_rank",
         "mpc",
         "operator",

@@ -1,7 +1,7 @@
 """Where methods sit: patterns → seats, wrapped linears, the names of what is trained."""
 
 from bigpeft.placement.place import Placement, count, place, start, starters
-from bigpeft.placement.seats import Adapted
+from bigpeft.placement.seats import Adapted, position_limit
 from bigpeft.placement.state import Trained, evolving, optimizer_groups, trained
 from bigpeft.placement.targets import matches, select
 
@@ -14,6 +14,7 @@ __all__ = [
     "matches",
     "optimizer_groups",
     "place",
+    "position_limit",
     "select",
     "start",
     "starters",

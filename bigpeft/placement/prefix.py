@@ -1,13 +1,17 @@
 """Keys and values before those of the tokens, in every layer."""
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from bigpeft.methods import PrefixMethod
+from bigpeft.errors import RecipeError
+from bigpeft.methods import ModelInput, PrefixMethod
 
 _CACHES = ("past_key_values", "layer_past")
+_BIASES = ("alibi", "position_bias")
 Kwargs = dict[str, Any]
 
 
@@ -15,8 +19,8 @@ class Prefix:
     """Hands each layer its part of the prefix, in the place of a cache.
 
     It enters at the attention itself: blocks under activation checkpointing accept no cache. The
-    mask of the tokens gets columns that all of them see, and tokens are counted from `length` on,
-    as after a real cache of that length.
+    mask of the tokens gets columns that all of them see, whatever window a layer has, and tokens
+    are counted from `length` on, as after a real cache of that length.
     """
 
     def __init__(self, method: PrefixMethod) -> None:
@@ -61,6 +65,41 @@ class _Before:
     def get_seq_length(self, *_: Any) -> int:
         """Length of the prefix."""
         return self._keys.shape[-2]
+
+
+def attentions(model: PreTrainedModel, seat: ModelInput) -> list[nn.Module]:
+    """The attention of every layer. Raises RecipeError where a prefix cannot enter them.
+
+    Each must keep keys and values of the seat's sizes in a cache, and know where tokens stand from
+    their positions alone, not from biases that are made for the tokens that the decoder sees.
+    """
+    decoder = model.get_decoder()
+    found = [
+        module
+        for module in decoder.modules()
+        if type(module).__name__.endswith("Attention") and hasattr(module, "layer_idx")
+    ]
+    count = f"{len(found)} of {seat.layers} layers"
+    _refuse_unless(len(found) == seat.layers, model, f"has attention that can be told in {count}")
+    taken = inspect.signature(decoder.forward).parameters
+    _refuse_unless("position_ids" in taken, model, "takes no positions")
+    for module in found:
+        names = set(inspect.signature(module.forward).parameters)
+        sizes = {getattr(module, f"{kind}head_dim", seat.head_dim) for kind in ("", "qk_", "v_")}
+        shared = getattr(module, "is_kv_shared_layer", False)
+        _refuse_unless(bool(names & {*_CACHES}), model, "has attention without a cache")
+        _refuse_unless(not names & {*_BIASES}, model, "has biases for positions in its attention")
+        _refuse_unless(sizes == {seat.head_dim} and not shared, model, "has layers of other sizes")
+    return found
+
+
+def _refuse_unless(fine: bool, model: PreTrainedModel, why: str) -> None:
+    if not fine:
+        raise RecipeError(
+            "method.name",
+            f"prefix_tuning has no way into {model.config.model_type}, which {why}",
+            "choose prompt_tuning, or a method that sits on linears",
+        )
 
 
 def _joined(before: Tensor, own: Tensor) -> Tensor:

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bigpeft.errors import RecipeError
 from bigpeft.methods import (
     FrozenLinear,
     InputMethod,
@@ -16,7 +14,8 @@ from bigpeft.methods import (
     PrefixMethod,
     PromptMethod,
 )
-from bigpeft.placement.prefix import Prefix
+from bigpeft.placement.prefix import Prefix, attentions
+from bigpeft.placement.prompt import Prompt
 
 ADAPTER = "adapter"
 INPUT = "input"
@@ -74,56 +73,31 @@ def seat_on_input(model: PreTrainedModel, method: InputMethod) -> None:
     """
     decoder = model.get_decoder()
     decoder.add_module(ADAPTER, method)
+    decoder.register_forward_pre_hook(_refuse_cache, with_kwargs=True)
     if isinstance(method, PromptMethod):
-        prompt = _Prompt(model.get_input_embeddings(), method)
+        prompt = Prompt(model.get_input_embeddings(), method)
         decoder.register_forward_pre_hook(prompt.before, with_kwargs=True)
         decoder.register_forward_hook(prompt.after)
     elif isinstance(method, PrefixMethod):
         prefix = Prefix(method)
+        layers = attentions(model, input_of(model))
         decoder.register_forward_pre_hook(prefix.before, with_kwargs=True)
-        for layer in _attentions(model):
+        for layer in layers:
             layer.register_forward_pre_hook(prefix.before_attention, with_kwargs=True)
 
 
-class _Prompt:
-    """Embeddings before those of the tokens."""
-
-    def __init__(self, embedding: nn.Module, method: PromptMethod) -> None:
-        self._embedding, self._method = embedding, method
-
-    def before(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Put the prompt before the embeddings, and ones before the mask."""
-        names = ("input_ids",)[: len(args)]
-        given = {**kwargs, **dict(zip(names, args, strict=True))}
-        ids, embeds = given.pop("input_ids", None), given.pop("inputs_embeds", None)
-        tokens = self._embedding(ids) if embeds is None else embeds
-        prompt = self._method().to(tokens.dtype).expand(len(tokens), -1, -1)
-        mask = given.get("attention_mask")
-        if mask is not None:
-            given["attention_mask"] = torch.cat([mask.new_ones(prompt.shape[:2]), mask], dim=1)
-        given["position_ids"] = None
-        return (), {**given, "inputs_embeds": torch.cat([prompt, tokens], dim=1)}
-
-    def after(self, _: nn.Module, __: Any, output: Any) -> Any:
-        """Take the prompt's positions off again."""
-        output.last_hidden_state = output.last_hidden_state[:, self._method.length :]
-        return output
-
-
-def _attentions(model: PreTrainedModel) -> list[nn.Module]:
-    """The attention of every layer. Raises RecipeError where they cannot be told."""
-    found = [
-        m
-        for m in model.get_decoder().modules()
-        if type(m).__name__.endswith("Attention") and hasattr(m, "layer_idx")
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Positions that the decoder has embeddings for, virtual ones included; None if it has none."""
+    tokens = model.get_input_embeddings()
+    tables = [
+        module.num_embeddings - getattr(module, "offset", 0)
+        for module in model.get_decoder().modules()
+        if isinstance(module, nn.Embedding) and module is not tokens
     ]
-    if len(found) != model.config.get_text_config().num_hidden_layers:
-        raise RecipeError(
-            "method.name",
-            f"prefix_tuning finds {len(found)} attention modules in {model.config.model_type}, "
-            "not one in each layer",
-            "choose prompt_tuning or a method that sits on linears",
-        )
-    return found
+    known = model.config.get_text_config().max_position_embeddings if tables else None
+    return known if known in tables else None
+
+
+def _refuse_cache(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
+        raise NotImplementedError("virtual tokens come before a whole row: pass use_cache=False")

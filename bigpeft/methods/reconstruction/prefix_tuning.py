@@ -1,0 +1,108 @@
+"""Prefix tuning, trained keys and values before those of the tokens (Li & Liang, arXiv 2101.00190).
+
+    K = [K₀; K(tokens)], V = [V₀; V(tokens)]        K₀, V₀ (length, heads · head_dim) in every layer
+
+Without `projection` it is P-tuning v2 (arXiv 2110.07602): the keys and values are the parameters.
+With it they come from an embedding (length, heads · head_dim) through Linear, Tanh and Linear, as
+the paper makes them. Heads are those of keys and values, fewer than the queries' in most models.
+`random` draws from N(0, 1) as HF peft does; `zero` starts with keys and values of zero, which take
+from every token a share of its attention and give nothing. Neither start is the identity.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from bigpeft.errors import RecipeError
+from bigpeft.methods.base import MethodOptions, Role
+from bigpeft.methods.seats import ModelInput, PrefixMethod
+
+
+class PrefixTuning(PrefixMethod):
+    """Trained keys and values in every layer."""
+
+    class Options(MethodOptions):
+        """How many, and where they come from."""
+
+        length: PositiveInt = Field(20, description="virtual tokens")
+        projection: bool = Field(False, description="make them by a small network")
+        encoder_hidden_size: PositiveInt = Field(
+            512, description="projection: numbers between its two linears"
+        )
+        init: Literal["random", "zero"] = Field(
+            "random", description="keys and values at the start; with projection its last linear"
+        )
+
+    family = "reconstruction"
+    source = "arXiv 2101.00190"
+    moves = "what is attended to in every layer; no weight changes"
+    when = "as prompt_tuning, with more to say and no longer inputs"
+
+    def __init__(self, seat: ModelInput, options: Options) -> None:
+        super().__init__()
+        _refuse_unused(options)
+        self.options = options
+        self.shape = (seat.layers, 2, seat.key_value_heads, options.length, seat.head_dim)
+        width, device = seat.key_value_heads * seat.head_dim, seat.device
+        if options.projection:
+            hidden = options.encoder_hidden_size
+            self.embedding = nn.Parameter(torch.empty(options.length, width, device=device))
+            self.transform = nn.Sequential(
+                nn.Linear(width, hidden, device=device),
+                nn.Tanh(),
+                nn.Linear(hidden, 2 * seat.layers * width, device=device),
+            )
+        else:
+            self.prefix = nn.Parameter(torch.empty(self.shape, device=device))
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens before the real ones."""
+        return self.options.length
+
+    def reset(self) -> None:
+        """Embeddings from N(0, 1), linears as torch starts them; zero as the options say."""
+        super().reset()
+        zero = self.options.init == "zero"
+        if not self.options.projection:
+            nn.init.normal_(self.prefix, std=0.0 if zero else 1.0)
+            return
+        nn.init.normal_(self.embedding)
+        *first, last = [m for m in self.transform if isinstance(m, nn.Linear)]
+        for module in first if zero else [*first, last]:
+            module.reset_parameters()
+
+    def forward(self) -> Tensor:
+        """Keys and values (layers, 2, key_value_heads, length, head_dim)."""
+        if not self.options.projection:
+            return self.prefix.clone()  # the parameter may be let go of when this returns
+        layers, two, heads, length, head_dim = self.shape
+        flat = self.transform(self.embedding)
+        return flat.view(length, layers, two, heads, head_dim).permute(1, 2, 3, 0, 4)
+
+    def role(self, parameter: str) -> Role:
+        """Of all this only the matrices of a projection are decayed."""
+        return Role(parameter, decay=".weight" in parameter)
+
+    @classmethod
+    def count(cls, options: MethodOptions, seat: ModelInput) -> int:
+        """2 · layers · length · heads · head_dim, or the embedding and its projection."""
+        assert isinstance(options, PrefixTuning.Options)
+        width, hidden = seat.key_value_heads * seat.head_dim, options.encoder_hidden_size
+        outputs = 2 * seat.layers * width
+        if not options.projection:
+            return options.length * outputs
+        return options.length * width + (width + 1) * hidden + (hidden + 1) * outputs
+
+
+def _refuse_unused(options: PrefixTuning.Options) -> None:
+    """Raise RecipeError for an option without effect."""
+    default = PrefixTuning.Options.model_fields["encoder_hidden_size"].default
+    if not options.projection and options.encoder_hidden_size != default:
+        raise RecipeError(
+            "method.encoder_hidden_size",
+            "has no effect without method.projection",
+            "remove it, or write method.projection: true",
+        )

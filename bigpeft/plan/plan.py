@@ -18,6 +18,7 @@ from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragme
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes
 from bigpeft.plan.model import build_model, placement_of
+from bigpeft.plan.virtual import prepare_input
 from bigpeft.recipe import Batch, Recipe
 from bigpeft.world import World
 
@@ -70,6 +71,7 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
     folder = resolve_model_folder(recipe.model)
     model, dense = build_model(recipe, folder, DTYPES[precision])
     seated = place(model, placement_of(recipe))
+    prepare_input(seated.values(), recipe, folder, model)
     block = largest_block(model)
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
     packed = [p.numel() for p in model.parameters() if p.dtype == torch.uint8]

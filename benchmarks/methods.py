@@ -2,10 +2,10 @@
 
     python benchmarks/methods.py [--methods dora lora] [--rounds 3] [--dtype bf16]
 
-A step is forward and backward. In each round a method is timed next to the frozen linear and LoRA,
-in changing order, and the ratio is taken within this trio, so the machine's moods cancel; methods
-that an aim judges get JUDGED_ROUNDS times the rounds. Prints medians, writes
-benchmarks/results/methods.json and exits with 1 when an aim is missed.
+A step is forward and backward: CPU seconds of this process, wall time on an accelerator. In each
+round a method is timed next to the frozen linear and LoRA, in changing order, and the ratio is
+taken within this trio; methods that an aim judges get JUDGED_ROUNDS times the rounds. Prints
+medians, writes benchmarks/results/methods.json and exits with 1 when an aim is missed.
 """
 
 import argparse
@@ -222,8 +222,7 @@ def show(medians: dict[str, dict[str, Any]], title: str) -> None:
 
 def main() -> None:
     """Measure, print, write, judge."""
-    parser = argparse.ArgumentParser(description="every method on one packed linear")
-    names = sorted(linear_methods())
+    parser, names = argparse.ArgumentParser(description=__doc__), sorted(linear_methods())
     parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--features", type=int, default=4096, help="sides of W")

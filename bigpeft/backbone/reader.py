@@ -14,6 +14,18 @@ from bigpeft.errors import WeightError
 from bigpeft.world import stable_seed
 
 _DOWNLOAD = "download or copy the model again"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class WeightSource(ABC):
@@ -24,6 +36,10 @@ class WeightSource(ABC):
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's name and shape, without reading it."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of one tensor, without reading it."""
 
     @abstractmethod
     def read(self, name: str) -> Tensor:
@@ -52,6 +68,11 @@ class SafetensorsFolder(WeightSource):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """From the files' headers."""
         return self._shapes
+
+    def dtype(self, name: str) -> torch.dtype:
+        """From the file's header."""
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return DTYPES[file.get_slice(name).get_dtype()]
 
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from the file as long as it lives."""
@@ -112,6 +133,10 @@ class RandomWeights(WeightSource):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """What the skeleton asks for."""
         return self._shapes
+
+    def dtype(self, name: str) -> torch.dtype:
+        """They are made in fp32."""
+        return torch.float32
 
     def read(self, name: str) -> Tensor:
         """Normal for matrices, zeros for biases, ones for other vectors (norms)."""

@@ -127,6 +127,8 @@ class LinearMethod(Method):
     """A method that sits on one frozen linear, and is constructed as `cls(linear, options)`."""
 
     default_targets: ClassVar[str | Sequence[str]] = "all-linear"
+    edits_base: bool = False
+    """Whether `start` returns another weight than it gets."""
 
     def start(self, weight: Tensor) -> Tensor:
         """As above, from W (out_features, in_features) in fp32."""

@@ -39,6 +39,7 @@ class Residual(Factors):
     def __init__(self, linear: FrozenLinear, options: ResidualOptions) -> None:
         super().__init__(linear, options.rank)
         self.keep_base = options.keep_base
+        self.edits_base = not self.keep_base
         if self.keep_base:
             self.start_A: Tensor
             self.start_B: Tensor

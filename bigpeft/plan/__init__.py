@@ -1,6 +1,15 @@
 """Everything that follows from a recipe and a world: batch, bytes, seats, DeepSpeed's dict."""
 
-from bigpeft.plan.model import bare_model, placement_for
+from bigpeft.plan.folder import resolve_model_folder
+from bigpeft.plan.model import bare_model, open_weights, placement_for, placement_of
 from bigpeft.plan.plan import Plan, make_plan
 
-__all__ = ["Plan", "bare_model", "make_plan", "placement_for"]
+__all__ = [
+    "Plan",
+    "bare_model",
+    "make_plan",
+    "open_weights",
+    "placement_for",
+    "placement_of",
+    "resolve_model_folder",
+]

@@ -5,7 +5,15 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from bigpeft.backbone import build_skeleton, freeze_linears, read_config
+from bigpeft.backbone import (
+    RandomWeights,
+    SafetensorsFolder,
+    WeightSource,
+    build_skeleton,
+    fill_slots,
+    freeze_linears,
+    read_config,
+)
 from bigpeft.placement import Placement
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.quant import CodecOptions, make_codec
@@ -33,6 +41,20 @@ def build_model(
 def bare_model(recipe: Recipe) -> PreTrainedModel:
     """The skeleton with nothing seated on it."""
     return build_model(recipe, resolve_model_folder(recipe.model), torch.float32)[0]
+
+
+def open_weights(recipe: Recipe, folder: Path | None, model: PreTrainedModel) -> WeightSource:
+    """Where the weights will come from, checked by the files' headers alone.
+
+    Raises WeightError, the same on every rank, for files that are missing, cut off, or of another
+    shape than the configuration says.
+    """
+    if folder is None or recipe.model.random:
+        std = getattr(model.config, "initializer_range", 0.02)
+        return RandomWeights(model, std, recipe.run.seed)
+    source = SafetensorsFolder(folder)
+    fill_slots(model, source.shapes())
+    return source
 
 
 def placement_of(recipe: Recipe) -> Placement:

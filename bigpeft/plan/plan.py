@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from bigpeft.backbone import WeightSource
 from bigpeft.errors import RecipeError
 from bigpeft.methods import Method, methods
 from bigpeft.placement import place
@@ -17,7 +18,7 @@ from bigpeft.plan.blocks import largest_block, persistence_threshold
 from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragment
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes
-from bigpeft.plan.model import build_model, placement_of
+from bigpeft.plan.model import build_model, open_weights, placement_of
 from bigpeft.plan.virtual import prepare_input
 from bigpeft.recipe import Batch, Recipe
 from bigpeft.world import World
@@ -52,6 +53,10 @@ class Plan:
         """The peak: the recipe's, or the method's own."""
         own = methods()[self.recipe.method.name].learning_rate
         return self.recipe.optimizer.learning_rate or own
+
+    def open_weights(self) -> WeightSource:
+        """Where the weights will come from. Raises WeightError, the same on every rank."""
+        return open_weights(self.recipe, self.folder, self.model)
 
     @property
     def trainable(self) -> int:

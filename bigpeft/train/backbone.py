@@ -2,31 +2,10 @@
 
 import torch
 
-from bigpeft.backbone import (
-    Loader,
-    PackedMeter,
-    RandomWeights,
-    SafetensorsFolder,
-    WeightSource,
-    fill_slots,
-)
+from bigpeft.backbone import Loader, PackedMeter, WeightSource
 from bigpeft.placement import Trained, start, starters, trained
 from bigpeft.plan import Plan
 from bigpeft.train.engine import make_partition
-
-
-def open_weights(plan: Plan) -> WeightSource:
-    """Where the weights will come from, checked by the files' headers alone.
-
-    Raises WeightError, the same on every rank, for files that are missing, cut off, or of another
-    shape than the configuration says.
-    """
-    if plan.folder is None or plan.recipe.model.random:
-        std = getattr(plan.model.config, "initializer_range", 0.02)
-        return RandomWeights(plan.model, std, plan.recipe.run.seed)
-    source = SafetensorsFolder(plan.folder)
-    fill_slots(plan.model, source.shapes())
-    return source
 
 
 def load_backbone(

@@ -11,7 +11,7 @@ from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
-from bigpeft.train.backbone import load_backbone, open_weights
+from bigpeft.train.backbone import load_backbone
 from bigpeft.train.batches import Batches
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
@@ -37,7 +37,7 @@ class Finished:
 def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
     plan = make_plan(recipe, world)
-    weights = open_weights(plan)
+    weights = plan.open_weights()
     folder = Path(recipe.run.folder)
     open_run(folder, recipe.checkpoint.resume != "never", world)
     terminal.send_notices_to(folder / "run.log")

@@ -17,7 +17,7 @@ from bigpeft.data import collate, sample_indices
 from bigpeft.placement import optimizer_groups
 from bigpeft.plan import make_plan
 from bigpeft.recipe import load_recipe
-from bigpeft.train.backbone import load_backbone, open_weights
+from bigpeft.train.backbone import load_backbone
 from bigpeft.train.inputs import read_inputs
 from bigpeft.world import World
 from tests.train.runs import DEBUG, column, run, summary
@@ -83,7 +83,7 @@ def plain(
     recipe = load_recipe(DEBUG, [f"run.folder={folder}", "sharding.fragment=zero0", *overrides])
     plan = make_plan(recipe, World())
     inputs = read_inputs(plan, folder)
-    _, trained = load_backbone(plan, open_weights(plan), torch.device("cpu"))
+    _, trained = load_backbone(plan, plan.open_weights(), torch.device("cpu"))
     model, wanted = plan.model, recipe.optimizer
     adam = torch.optim.AdamW(optimizer_groups(trained, wanted.learning_rate, wanted.weight_decay))
 

@@ -1,0 +1,186 @@
+"""The adapter into the weights: W → W', tensor by tensor, a folder that transformers opens.
+
+Work goes into OUT.part; finished shards are listed there with their hashes, so that an interrupted
+merge goes on. The folder gets its name when it is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bigpeft.backbone import WeightSource, fill_slots
+from bigpeft.backbone.slots import Slot
+from bigpeft.errors import FileError, RecipeError
+from bigpeft.export.run import FinishedRun
+from bigpeft.export.writer import Entry, shard_name, shards, write_file, write_index
+from bigpeft.methods import LinearMethod
+
+Base = Literal["dense", "image"]
+_DONE = "merge.json"
+_COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did."""
+
+    folder: Path
+    linears: int
+    shards: int
+    nbytes: int
+
+
+def merge(
+    run: FinishedRun,
+    out: Path,
+    base: Base = "dense",
+    shard_bytes: int = 5_000_000_000,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Merged:
+    """Write the merged model to `out`; no more than one dense tensor and its change is in memory.
+
+    `base` dense adds the change to the original weights, image to what their 4-bit codes decode to,
+    which is what the run was trained on. `progress` gets (bytes written, bytes in all). Raises
+    RecipeError for a method that no weight can hold, FileError for a place that cannot be written.
+    """
+    _refuse_unmergeable(run)
+    source = run.open_weights()
+    changed = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
+    entries = [Entry(key, source.dtype(key), shape) for key, shape in source.shapes().items()]
+    cut = shards(entries, shard_bytes)
+    total = sum(entry.nbytes for entry in entries)
+    part = _open_part(out, _identity(run, base, shard_bytes))
+    done: dict[str, str] = json.loads((part / _DONE).read_text())["shards"]
+    written = 0
+    for number, shard in enumerate(cut):
+        name = shard_name(number, len(cut))
+        if name not in done:
+            done[name] = write_file(part / name, shard, _tensors(run, source, shard, changed, base))
+            _note(part, done)
+        written += sum(entry.nbytes for entry in shard)
+        progress(written, total)
+    write_index(part, cut)
+    _copy_beside(run, part)
+    _describe(part, run, base)
+    os.replace(part, out)
+    linears = sum(
+        slot.linear is not None and slot.linear.name in run.seated for slot in changed.values()
+    )
+    return Merged(out, linears, len(cut), total)
+
+
+def _tensors(
+    run: FinishedRun,
+    source: WeightSource,
+    shard: Sequence[Entry],
+    slots: dict[str, Slot],
+    base: Base,
+) -> Iterator[Tensor]:
+    for entry in shard:
+        tensor, slot = source.read(entry.name), slots.get(entry.name)
+        if slot is not None:
+            tensor = _changed(run, slot, tensor, base)
+        yield tensor.to(entry.dtype)
+
+
+@torch.no_grad()
+def _changed(run: FinishedRun, slot: Slot, tensor: Tensor, base: Base) -> Tensor:
+    """What the run made of this tensor of its base."""
+    for name in slot.names:
+        if name in run.dense:
+            return run.dense[name]
+    if slot.linear is None or slot.linear.name not in run.seated:
+        return tensor
+    linear, method = slot.linear, run.seated[slot.linear.name]
+    assert isinstance(method, LinearMethod)
+    weight = (tensor.t().contiguous() if linear.transposed else tensor).float()
+    if method.edits_base:
+        kept = {key: value.clone() for key, value in method.state_dict().items()}
+        weight = method.start(weight)
+        method.load_state_dict(kept)
+    if base == "image":
+        codec = linear.base.codec
+        weight = codec.decode(codec.encode(weight), linear.base.shape, torch.float32)
+    merged = method.merge(weight)
+    return merged.t().contiguous() if linear.transposed else merged
+
+
+def _refuse_unmergeable(run: FinishedRun) -> None:
+    for seat, method in run.seated.items():
+        if not isinstance(method, LinearMethod) or not method.mergeable:
+            raise RecipeError(
+                f"method.name: {run.recipe.method.name}",
+                f"computes at {seat} what no weight can hold, so it does not merge",
+                "use the adapter beside the base",
+            )
+
+
+def _identity(run: FinishedRun, base: Base, shard_bytes: int) -> dict[str, Any]:
+    """What an interrupted merge must share with the one that goes on."""
+    adapter = (run.folder / "adapter" / "adapter.safetensors").read_bytes()
+    return {
+        "adapter": hashlib.sha256(adapter).hexdigest(),
+        "model": run.recipe.model.model_dump(mode="json"),
+        "base": base,
+        "shard_bytes": shard_bytes,
+    }
+
+
+def _open_part(out: Path, identity: dict[str, Any]) -> Path:
+    """OUT.part, with what an earlier merge of the same kind finished."""
+    if out.exists():
+        raise FileError(str(out), "is there already", "choose another folder, or delete it")
+    part = out.with_name(out.name + ".part")
+    try:
+        known = json.loads((part / _DONE).read_text())["identity"]
+    except (OSError, ValueError, KeyError):
+        known = None
+    if known != identity:
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            raise FileError(
+                str(part), f"cannot be made ({error.strerror})", "choose another folder"
+            ) from error
+        (part / _DONE).write_text(json.dumps({"identity": identity, "shards": {}}))
+    return part
+
+
+def _note(part: Path, done: dict[str, str]) -> None:
+    known = json.loads((part / _DONE).read_text())
+    temporary = part / f"{_DONE}.tmp"
+    temporary.write_text(json.dumps(known | {"shards": done}))
+    os.replace(temporary, part / _DONE)
+
+
+def _copy_beside(run: FinishedRun, part: Path) -> None:
+    """Configuration, tokenizer and whatever else lies beside the weights."""
+    run.model.config.save_pretrained(part)
+    tokenizer = run.recipe.model.tokenizer
+    for folder in (tokenizer and Path(tokenizer), run.base):
+        if folder and folder.is_dir():
+            for pattern in _COPIED:
+                for path in folder.glob(pattern):
+                    if not path.name.endswith(".index.json"):
+                        shutil.copyfile(path, part / path.name)
+
+
+def _describe(part: Path, run: FinishedRun, base: Base) -> None:
+    known = json.loads((part / _DONE).read_text())
+    said = {
+        "method": run.recipe.method.model_dump(mode="json"),
+        "base": {"name": run.recipe.model.name, "merged_into": base},
+        "trained_on": run.recipe.model.weights,
+        "sha256": known["shards"],
+    }
+    (part / "bigpeft.json").write_text(json.dumps(said, indent=2) + "\n")
+    (part / _DONE).unlink()

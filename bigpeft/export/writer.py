@@ -1,0 +1,114 @@
+"""Safetensors written tensor by tensor: no more of a model than one tensor is in memory."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bigpeft.backbone.reader import DTYPES
+from bigpeft.errors import FileError
+
+INDEX = "model.safetensors.index.json"
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that will be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its numbers."""
+        return self.dtype.itemsize * int(torch.Size(self.shape).numel())
+
+
+def shards(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
+    """Entries in order, cut into files of at most `most` bytes each; a larger tensor is alone."""
+    cut: list[list[Entry]] = []
+    size = most + 1
+    for entry in entries:
+        if size + entry.nbytes > most:
+            cut.append([])
+            size = 0
+        cut[-1].append(entry)
+        size += entry.nbytes
+    return cut
+
+
+def shard_name(number: int, total: int) -> str:
+    """The file name that transformers expects of shard `number` (from 0)."""
+    return (
+        "model.safetensors" if total == 1 else f"model-{number + 1:05d}-of-{total:05d}.safetensors"
+    )
+
+
+def write_index(folder: Path, cut: Sequence[Sequence[Entry]]) -> None:
+    """Which tensor is in which file, where there are several."""
+    if len(cut) == 1:
+        return
+    files = {e.name: shard_name(n, len(cut)) for n, shard in enumerate(cut) for e in shard}
+    total = sum(e.nbytes for shard in cut for e in shard)
+    content = {"metadata": {"total_size": total}, "weight_map": files}
+    (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_file(path: Path, entries: Sequence[Entry], tensors: Iterable[Tensor]) -> str:
+    """Write `tensors`, which come one at a time in the order of `entries`. Returns the sha256.
+
+    The file appears under its name when it is whole and on disk. Raises FileError where the disk
+    is full or the folder cannot be written; then nothing is left.
+    """
+    temporary = path.with_name(path.name + ".part")
+    digest = hashlib.sha256()
+    try:
+        with temporary.open("wb") as file:
+            for piece in _pieces(entries, tensors):
+                file.write(piece)
+                digest.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FileError(
+            str(path), f"cannot be written ({error.strerror})", "make room, or choose another place"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return digest.hexdigest()
+
+
+def _pieces(entries: Sequence[Entry], tensors: Iterable[Tensor]) -> Iterable[Any]:
+    yield _header(entries)
+    for entry, tensor in zip(entries, tensors, strict=True):
+        if (tuple(tensor.shape), tensor.dtype) != (entry.shape, entry.dtype):
+            raise TypeError(f"{entry.name} was announced as {entry}, it is {tensor.dtype}")
+        flat = tensor.detach().cpu().contiguous().flatten()
+        yield flat.view(torch.uint8).numpy().data
+
+
+def _header(entries: Sequence[Entry]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for entry in entries:
+        offsets = [start, start + entry.nbytes]
+        header[entry.name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": offsets,
+        }
+        start = offsets[1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -109,7 +109,7 @@ def test_at_the_start_of_lora_b_has_no_slope_and_an_orthonormal_a_no_penalty():
 
 @pytest.mark.parametrize("name", ["trilora", "flora", "adalora"])
 def test_an_orthonormal_start_takes_b_along_where_a_zero_core_keeps_the_identity(name):
-    linear, weight, method = constrained(name, pattern="o", weight=1, orthonormal_start=True)
+    linear, _, method = constrained(name, pattern="o", weight=1, orthonormal_start=True)
     method.reset()
     x = torch.randn(3, 16)
 

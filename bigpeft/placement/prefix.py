@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from bigpeft.errors import RecipeError
 from bigpeft.methods import ModelInput, PrefixMethod
@@ -23,8 +23,8 @@ class Prefix:
     are counted from `length` on, as after a real cache of that length.
     """
 
-    def __init__(self, method: PrefixMethod) -> None:
-        self._method = method
+    def __init__(self, method: PrefixMethod, config: PretrainedConfig) -> None:
+        self._method, self._config = method, config
         self._drawn: Tensor | None = None
 
     def before(
@@ -46,8 +46,7 @@ class Prefix:
         keys, values = self._drawn[attention.layer_idx]  # type: ignore[index]
         name = next(key for key in _CACHES if key in kwargs)
         mask = kwargs.get("attention_mask")
-        config: Any = attention.config
-        if mask is not None or "flash" not in config._attn_implementation:
+        if mask is not None or "flash" not in str(self._config._attn_implementation):
             mask = _seeing(mask, self._method.length, hidden)
         return args, {**kwargs, name: _Before(keys, values), "attention_mask": mask}
 

@@ -79,7 +79,7 @@ def seat_on_input(model: PreTrainedModel, method: InputMethod) -> None:
         decoder.register_forward_pre_hook(prompt.before, with_kwargs=True)
         decoder.register_forward_hook(prompt.after)
     elif isinstance(method, PrefixMethod):
-        prefix = Prefix(method)
+        prefix = Prefix(method, decoder.config)
         layers = attentions(model, input_of(model))
         decoder.register_forward_pre_hook(prefix.before, with_kwargs=True)
         for layer in layers:

@@ -34,6 +34,9 @@ test: check
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/methods.py
+	bigpeft fetch smollm2-135m-instruct $(MODEL)
+	$(BIN)/python benchmarks/learn.py --again
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -24,6 +24,14 @@ from bigpeft.methods import methods
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learn.json"
 PAGE = HERE.parent / "docs" / "learning.md"
+SHIPPED = HERE.parent / "bigpeft" / "cli" / "measured.json"
+MEDIANS = {
+    "eval_loss_before": "held-out loss before",
+    "eval_loss_after": "held-out loss after",
+    "accuracy_after": "held-out accuracy after",
+    "seconds_per_step": "seconds per step",
+    "cpu_seconds": "CPU seconds of the run",
+}
 OVERRIDES = [
     "batch.global_size=8",
     "train.evaluate_every=null",
@@ -115,6 +123,18 @@ def page(runs: list[Run], options: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
+def medians(runs: list[Run]) -> dict[str, Run]:
+    """Method → what `bigpeft methods NAME` shows."""
+    names = sorted({r["method"] for r in runs})
+    return {
+        name: {
+            label: round(statistics.median(r[key] for r in runs if r["method"] == name), 3)
+            for key, label in MEDIANS.items()
+        }
+        for name in names
+    }
+
+
 def main() -> None:
     """Run what is missing, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -140,6 +160,7 @@ def main() -> None:
             runs.sort(key=lambda r: (r["method"], r["seed"]))
             RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
             PAGE.write_text(page(runs, options))
+            SHIPPED.write_text(json.dumps(medians(runs), indent=1) + "\n")
             last = job.result()
             print(
                 f"{last['method']}, seed {last['seed']}: {last['eval_loss_before']:.3f} → ", end=""

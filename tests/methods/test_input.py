@@ -171,6 +171,18 @@ def test_a_prefix_of_zeros_is_zero_with_and_without_projection():
         assert build("prefix_tuning", **options)().any()
 
 
+def test_a_prefix_that_starts_at_random_is_small():
+    assert abs(build("prefix_tuning", length=50)().std().item() - 0.02) < 1e-3
+
+
+def test_a_prefix_whose_tokens_start_and_stay_alike_tells_so():
+    alike = build("prefix_tuning", init="zero").remark()
+
+    assert "20 virtual tokens start alike" in (alike or "")
+    for options in ({}, {"init": "zero", "projection": True}, {"init": "zero", "length": 1}):
+        assert build("prefix_tuning", **options).remark() is None
+
+
 @pytest.mark.parametrize(
     ("name", "options", "key"),
     [

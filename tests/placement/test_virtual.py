@@ -192,6 +192,23 @@ def test_every_token_sees_the_prefix_whatever_window_its_layer_has(tmp_path):
     assert not torch.allclose(model(**batch).logits, expected.logits, atol=1e-3)
 
 
+def test_virtual_tokens_of_a_prefix_that_are_zero_have_the_same_gradients(tmp_path):
+    """So they stay alike, which is what the method's remark says."""
+    saved_model("llama", tmp_path)
+    gradients = {}
+    for init in ("zero", "random"):
+        model, method = load(
+            tmp_path, "prefix_tuning", projection=False, encoder_hidden_size=512, init=init
+        )
+        loss = model(**rows(padded=True)).logits.square().sum()
+        gradients[init] = grad(loss, method.prefix)[0]
+
+    zero, random = (g - g[..., :1, :] for g in gradients.values())
+    assert gradients["zero"].abs().max() > 1e-3
+    assert zero.abs().max() < 1e-6 * gradients["zero"].abs().max()
+    assert random.abs().max() > 1e-3 * gradients["random"].abs().max()
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_second_pass_before_the_backward_pass_does_not_disturb_the_first(recompute, tmp_path):
     saved_model("llama", tmp_path)

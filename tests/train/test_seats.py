@@ -36,7 +36,7 @@ METHODS = {
     "prompt_tuning, text": f"{{name: prompt_tuning, length: 6, init: text, text: '{TEXT}'}}",
     "p_tuning, mlp": "{name: p_tuning, length: 6}",
     "p_tuning, lstm": "{name: p_tuning, length: 6, encoder: lstm, encoder_hidden_size: 32}",
-    "prefix_tuning": "{name: prefix_tuning, length: 6, init: zero}",
+    "prefix_tuning": "{name: prefix_tuning, length: 6}",
     "prefix_tuning, projection": "{name: prefix_tuning, length: 6, projection: true}",
 }
 WORLDS = {

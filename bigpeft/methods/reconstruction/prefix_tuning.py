@@ -5,8 +5,12 @@
 Without `projection` it is P-tuning v2 (arXiv 2110.07602): the keys and values are the parameters.
 With it they come from an embedding (length, heads · head_dim) through Linear, Tanh and Linear, as
 the paper makes them. Heads are those of keys and values, fewer than the queries' in most models.
-`random` draws from N(0, 1) as HF peft does; `zero` starts with keys and values of zero, which take
-from every token a share of its attention and give nothing. Neither start is the identity.
+
+No start is the identity: virtual tokens take a share of every token's attention. `random` draws
+keys and values from N(0, 0.02²), near zero, where they give nothing for it: from N(0, 1), as HF
+peft does, the held-out loss of SmolLM2-135M-Instruct on movie reviews starts at 14.6 instead of 3.0
+(2.2 without a prefix). With `projection` embedding and linears start as HF peft's. `zero` is exact,
+but without `projection` virtual tokens that start alike have the same gradients and stay alike.
 """
 
 from typing import Literal
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 from bigpeft.errors import RecipeError
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.seats import ModelInput, PrefixMethod
+
+_STD = 0.02
 
 
 class PrefixTuning(PrefixMethod):
@@ -63,11 +69,11 @@ class PrefixTuning(PrefixMethod):
         return self.options.length
 
     def reset(self) -> None:
-        """Embeddings from N(0, 1), linears as torch starts them; zero as the options say."""
+        """Keys and values near zero; an embedding from N(0, 1), linears as torch starts them."""
         super().reset()
         zero = self.options.init == "zero"
         if not self.options.projection:
-            nn.init.normal_(self.prefix, std=0.0 if zero else 1.0)
+            nn.init.normal_(self.prefix, std=0.0 if zero else _STD)
             return
         nn.init.normal_(self.embedding)
         *first, last = [m for m in self.transform if isinstance(m, nn.Linear)]
@@ -77,10 +83,19 @@ class PrefixTuning(PrefixMethod):
     def forward(self) -> Tensor:
         """Keys and values (layers, 2, key_value_heads, length, head_dim)."""
         if not self.options.projection:
-            return self.prefix.clone()  # the parameter may be let go of when this returns
+            return self.prefix
         layers, two, heads, length, head_dim = self.shape
         flat = self.transform(self.embedding)
         return flat.view(length, layers, two, heads, head_dim).permute(1, 2, 3, 0, 4)
+
+    def remark(self) -> str | None:
+        """Symmetry that no step breaks."""
+        if self.options.init == "random" or self.options.projection or self.length == 1:
+            return None
+        return (
+            f"the {self.length} virtual tokens start alike and stay so, like one; write "
+            "method.init: random or method.projection: true"
+        )
 
     def role(self, parameter: str) -> Role:
         """Of all this only the matrices of a projection are decayed."""

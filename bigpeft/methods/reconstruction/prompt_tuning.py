@@ -73,7 +73,7 @@ class PromptTuning(PromptMethod):
 
     def forward(self) -> Tensor:
         """P (length, hidden_size)."""
-        return self.prompt.clone()  # the parameter may be let go of when this returns
+        return self.prompt
 
     def role(self, parameter: str) -> Role:
         """No decay: zero is no embedding."""

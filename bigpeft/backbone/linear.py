@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,7 @@ def freeze_linears(model: PreTrainedModel, codec: Codec) -> tuple[list[PackedLin
     return packed, dense
 
 
+@cache
 def _weights_read_by(cls: type[nn.Module]) -> frozenset[str]:
     """Children whose weight this class uses otherwise than by calling them."""
     try:

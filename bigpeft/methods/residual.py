@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bigpeft.errors import RecipeError
-from bigpeft.methods.algebra import at_least_fp32, down_up
+from bigpeft.methods.algebra import at_least_fp32, down_up, widen
 from bigpeft.methods.base import Role
 from bigpeft.methods.low_rank import FactorOptions, Factors
 from bigpeft.methods.mpc import Mpc
@@ -69,7 +69,7 @@ class Residual(Factors):
             self.start_A.copy_(self.lora_A)
             self.start_B.copy_(self.lora_B)
             return weight
-        return weight - self.lora_B @ self.lora_A
+        return weight - widen(self.lora_B) @ widen(self.lora_A)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype, bias not included."""

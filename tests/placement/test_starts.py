@@ -207,7 +207,7 @@ def test_what_needs_no_dense_weight_is_not_shown_any(loaded):
         assert rank.started == rank.measured == rank.factored == []
 
 
-@pytest.mark.parametrize("precision", ["fp32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("case", OPTIONS)
 def test_the_packed_base_is_the_weight_or_the_residual_that_the_start_leaves(
     case, precision, loaded, weights

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from bigpeft.checkpoint import training_state
 from bigpeft.data import load_tokenizer
 from bigpeft.errors import RecipeError
+from bigpeft.export import merge, open_run, save_adapter
+from bigpeft.placement import trained
 from bigpeft.plan import make_plan
 from bigpeft.recipe import load_recipe
 from bigpeft.train.backbone import load_backbone
 from bigpeft.train.engine import gather
+from bigpeft.train.run import train
+from bigpeft.train.terminal import Terminal
 from bigpeft.world import World, read_world
 from tests.backbone.families import GROUPED, saved_model
 from tests.train.runs import DEBUG, column, final_state, run
@@ -180,3 +185,27 @@ def test_rows_that_just_fit_and_rotary_positions_are_planned(family, rows):
     recipe = load_recipe(DEBUG, ["run.folder=x", f"method={METHODS['prompt_tuning']}", *more])
 
     assert make_plan(recipe, World()).trainable == 6 * 48
+
+
+def saved_here(folder: Path, overrides: list[str]) -> dict[str, Tensor]:
+    """One rank's part of a run whose adapter is saved; the masters at its end."""
+    recipe = load_recipe(DEBUG, [f"run.folder={folder}", *overrides])
+    finished = train(recipe, read_world(), Terminal(speaks=False))
+    save_adapter(folder / "adapter", finished.trained, finished.plan, finished.engine)
+    state = training_state(finished.engine)
+    return {item.name: state.read(item.parameter, None).clone() for item in finished.trained}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_finished_run_opens_again_and_does_not_merge(method, tmp_path):
+    overrides = [*STEPS, "train.steps=2", f"method={METHODS[method]}"]
+    masters = world(2).call(saved_here, tmp_path / "run", overrides)[0]
+
+    opened = open_run(tmp_path / "run")
+
+    found = {t.name: t.parameter.detach() for t in trained(opened.model, opened.seated)}
+    assert found.keys() == masters.keys()
+    for name, value in found.items():
+        assert torch.equal(value, masters[name]), name
+    with pytest.raises(RecipeError, match="does not merge"):
+        merge(opened, tmp_path / "merged")

@@ -1,4 +1,4 @@
-"""What virtual tokens refuse, and room for their positions. Oracle: the families' configurations."""
+"""What virtual tokens refuse, and room for their positions. Oracle: the families' sizes."""
 
 import pytest
 from transformers import AutoConfig

@@ -54,7 +54,8 @@ class Mpc(MethodOptions):
         foreign = {"weight", "norm"} if self.pattern == "n" else {"activation"}
         if self.pattern != "d":
             foreign.add("orthonormal")
-        if wrong := sorted(foreign & self.model_fields_set):
+        fields = type(self).model_fields
+        if wrong := sorted(key for key in foreign if getattr(self, key) != fields[key].default):
             raise ValueError(f"has {', '.join(wrong)}, which pattern {self.pattern} does not take")
         return self
 

@@ -22,7 +22,7 @@ from bigpeft.methods import (
 from bigpeft.placement.constrain import constrain, refuse_pattern
 from bigpeft.placement.dense import train_dense
 from bigpeft.placement.seats import Adapted, AdaptedOutput, input_of, seat_on_input
-from bigpeft.placement.targets import options_for, select
+from bigpeft.placement.targets import matches, options_for, select
 from bigpeft.world import stable_seed
 
 
@@ -107,9 +107,12 @@ def _options(method: type[Method], name: str, wanted: Placement) -> object:
         return method.Options(**options_for(name, wanted.options, wanted.overrides))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
+        overridden = any(matches(pattern, name) for pattern in wanted.overrides)
+        where = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ")
         raise RecipeError(
-            f"method.overrides ({name})",
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            f"method.overrides ({name})" if overridden else "method",
+            f"{where}: {why}" if where else why,
             f"{wanted.method} takes {', '.join(method.Options.model_fields) or 'no options'}",
         ) from error
 

@@ -169,8 +169,8 @@ def test_a_constraint_that_makes_no_sense_is_refused_with_the_fix(method, mpc, e
     ("mpc", "expected"),
     [
         ({"pattern": "n", "weight": 1}, "has weight, which pattern n does not take"),
-        ({"pattern": "o", "orthonormal": "A"}, "has orthonormal, which pattern o does not take"),
-        ({"pattern": "d", "activation": "relu"}, "has activation, which pattern d does not take"),
+        ({"pattern": "o", "orthonormal": "B"}, "has orthonormal, which pattern o does not take"),
+        ({"pattern": "d", "activation": "tanh"}, "has activation, which pattern d does not take"),
     ],
 )
 def test_an_option_of_another_pattern_is_refused(mpc, expected):

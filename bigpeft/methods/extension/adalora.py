@@ -36,6 +36,8 @@ from bigpeft.methods.operator import FrozenLinear
 from bigpeft.methods.step import Step, StepTensors
 from bigpeft.methods.triplets import Pace, TripletOptions, Triplets, one
 
+_TARGET = 8
+
 
 class AdaLoRA(Triplets):
     """Low-rank extension that moves ranks to the linears where they matter."""
@@ -44,8 +46,9 @@ class AdaLoRA(Triplets):
         """The triplets' options, the ranks at both ends, and how importances are averaged."""
 
         rank: PositiveInt = Field(12, description="triplets per linear at the start")
-        target_rank: PositiveInt = Field(
-            8, description="mean of triplets per linear at the end; the rank where that is smaller"
+        target_rank: PositiveInt | None = Field(
+            None,
+            description="mean of triplets per linear at the end; null is 8, or a smaller rank",
         )
         beta1: float = Field(0.85, ge=0, lt=1, description="decay of the mean importance")
         beta2: float = Field(0.85, ge=0, lt=1, description="decay of the mean distance from it")
@@ -57,7 +60,7 @@ class AdaLoRA(Triplets):
 
         @model_validator(mode="after")
         def _shrinks(self) -> Self:
-            if "target_rank" in self.model_fields_set and self.target_rank > self.rank:
+            if self.target_rank is not None and self.target_rank > self.rank:
                 raise ValueError(f"target_rank {self.target_rank} is above rank {self.rank}")
             return self
 
@@ -69,7 +72,7 @@ class AdaLoRA(Triplets):
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options, options.rank)
-        self.target_rank = min(options.target_rank, options.rank)
+        self.target_rank = options.target_rank or min(_TARGET, options.rank)
         self.beta1, self.beta2 = options.beta1, options.beta2
         for factor in "ABE":
             shape = self.get_parameter(f"lora_{factor}").shape

@@ -38,6 +38,8 @@ class PTuning(PromptMethod):
     family = "reconstruction"
     source = "arXiv 2103.10385"
     moves = "what is attended to; no weight changes"
+    learning_rate = 1e-3
+    learning_rate_source = "HF peft's example of P-tuning; short runs on movie reviews"
     when = "as prompt_tuning, where plain embeddings learn too slowly"
 
     def __init__(self, seat: ModelInput, options: Options) -> None:

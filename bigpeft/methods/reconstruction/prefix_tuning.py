@@ -9,7 +9,7 @@ the paper makes them. Heads are those of keys and values, fewer than the queries
 No start is the identity: virtual tokens take a share of every token's attention. `random` draws
 keys and values from N(0, 0.02²), near zero, where they give nothing for it: from N(0, 1), as HF
 peft does, the held-out loss of SmolLM2-135M-Instruct on movie reviews starts at 14.6 instead of 3.0
-(2.2 without a prefix). With `projection` embedding and linears start as HF peft's. `zero` is exact,
+(2.7 without a prefix). With `projection` embedding and linears start as HF peft's. `zero` is exact,
 but without `projection` virtual tokens that start alike have the same gradients and stay alike.
 """
 

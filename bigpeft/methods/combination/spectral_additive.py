@@ -26,8 +26,8 @@ class SpectralAdditive(Spectral):
     source = "arXiv 2405.13952"
     moves = "the r largest singular vectors of W, both sides; the rest of W stays"
     when = "fine changes of the strongest directions, with a small learning rate"
-    learning_rate = 1e-4
-    learning_rate_source = "the authors' scripts, DeBERTa"
+    learning_rate = 2e-5
+    learning_rate_source = "between the authors' scripts, 1e-5 and 1e-4"
 
     def __init__(self, linear: FrozenLinear, options: SpectralOptions) -> None:
         super().__init__(linear, options.rank, options.iterations)

@@ -28,6 +28,8 @@ class OFT(LinearMethod):
 
     family = "reconstruction"
     source = "arXiv 2306.07280"
+    learning_rate = 5e-5
+    learning_rate_source = "benchmarks/learn.py"
     moves = (
         "the directions of W's input side, rotated in blocks; lengths and angles between rows stay"
     )

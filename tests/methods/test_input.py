@@ -128,6 +128,13 @@ def test_only_the_matrices_of_encoders_are_decayed(name, options):
     assert not any("bias" in key for key in decayed)
 
 
+def test_a_projection_learns_at_a_tenth_of_the_rate():
+    for projection, scale in ((False, 1.0), (True, 0.1)):
+        method = build("prefix_tuning", projection=projection)
+        scales = {method.role(key).learning_rate_scale for key, _ in method.named_parameters()}
+        assert scales == {scale}
+
+
 def test_a_prompt_starts_as_rows_of_the_embedding_as_it_is_in_the_file():
     embedding = torch.randn(30, 12, dtype=torch.bfloat16)
     drawn, twice, other = (build("prompt_tuning", length=40, seed=seed) for seed in (1, 1, 2))

@@ -39,7 +39,7 @@ class PTuning(PromptMethod):
     source = "arXiv 2103.10385"
     moves = "what is attended to; no weight changes"
     learning_rate = 1e-3
-    learning_rate_source = "HF peft's example of P-tuning; short runs on movie reviews"
+    learning_rate_source = "short runs with AdamW on movie reviews"
     when = "as prompt_tuning, where plain embeddings learn too slowly"
 
     def __init__(self, seat: ModelInput, options: Options) -> None:

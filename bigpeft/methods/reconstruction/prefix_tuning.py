@@ -11,6 +11,9 @@ keys and values from N(0, 0.02²), near zero, where they give nothing for it: fr
 peft does, the held-out loss of SmolLM2-135M-Instruct on movie reviews starts at 14.6 instead of 3.0
 (2.7 without a prefix). With `projection` embedding and linears start as HF peft's. `zero` is exact,
 but without `projection` virtual tokens that start alike have the same gradients and stay alike.
+
+With AdamW at 0.01 ten steps of the same run take that loss from 3.0 to 0.45. With `projection` a
+step of one weight moves every key or value, and the rate is a tenth: 0.001 takes it to 1.28.
 """
 
 from typing import Literal
@@ -44,6 +47,8 @@ class PrefixTuning(PrefixMethod):
     family = "reconstruction"
     source = "arXiv 2101.00190"
     moves = "what is attended to in every layer; no weight changes"
+    learning_rate = 1e-2
+    learning_rate_source = "short runs with AdamW on movie reviews"
     when = "as prompt_tuning, with more to say and no longer inputs"
 
     def __init__(self, seat: ModelInput, options: Options) -> None:
@@ -98,8 +103,9 @@ class PrefixTuning(PrefixMethod):
         )
 
     def role(self, parameter: str) -> Role:
-        """Of all this only the matrices of a projection are decayed."""
-        return Role(parameter, decay=".weight" in parameter)
+        """Only the matrices of a projection are decayed, and it learns at a tenth of the rate."""
+        scale = 0.1 if self.options.projection else 1.0
+        return Role(parameter, learning_rate_scale=scale, decay=".weight" in parameter)
 
     @classmethod
     def count(cls, options: MethodOptions, seat: ModelInput) -> int:

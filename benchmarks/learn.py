@@ -25,13 +25,14 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learn.json"
 PAGE = HERE.parent / "docs" / "learning.md"
 SHIPPED = HERE.parent / "bigpeft" / "cli" / "measured.json"
-MEDIANS = {
+SHOWN = {
     "eval_loss_before": "held-out loss before",
     "eval_loss_after": "held-out loss after",
     "accuracy_after": "held-out accuracy after",
     "seconds_per_step": "seconds per step",
     "cpu_seconds": "CPU seconds of the run",
 }
+MEASURED = [*SHOWN, "accuracy_before", "peak_memory_bytes"]
 OVERRIDES = [
     "batch.global_size=8",
     "train.evaluate_every=null",
@@ -87,52 +88,56 @@ def run(name: str, seed: int, options: argparse.Namespace, port: int) -> Run:
     }
 
 
-def page(runs: list[Run], options: argparse.Namespace) -> str:
+def medians(runs: list[Run]) -> dict[str, Run]:
+    """Method → medians of its runs, the seeds it was run with, and what all its runs share."""
+    found: dict[str, Run] = {}
+    for name in sorted({r["method"] for r in runs}):
+        mine = [r for r in runs if r["method"] == name]
+        found[name] = {key: statistics.median(r[key] for r in mine) for key in MEASURED}
+        found[name] |= {key: mine[0][key] for key in ("trainable", "learning_rate")}
+        found[name]["seeds"] = " ".join(str(r["seed"]) for r in mine)
+    return found
+
+
+def page(figures: dict[str, Run], options: argparse.Namespace) -> str:
     """docs/learning.md."""
-    seeds = sorted({r["seed"] for r in runs})
     lines = [
         "# What every method learns in a short run",
         "",
         f"SmolLM2-135M-Instruct in NF4 under ZeRO-3, fp32: {options.steps} steps of 8 rows of the "
-        f"quickstart task, {options.held_out} held-out rows, medians of seeds "
-        f"{', '.join(map(str, seeds))}. Every method has its own defaults on its default targets "
+        f"quickstart task, {options.held_out} held-out rows, medians of the seeds that the table "
+        "names. Every method has its own defaults on its default targets "
         f"and its own learning rate × {options.boost:g}, since the run is short. It shows that "
         "each learns and what that costs, not which one is best: that takes longer runs and a "
         "search. Each run has one CPU core; two run at once, so seconds per step vary. CPU seconds "
         "are those of the whole run with loading and two evaluations. Written by `python "
         "benchmarks/learn.py`; every run is in benchmarks/results/learn.json.",
         "",
-        "| method | family | trained numbers | learning rate | held-out loss before | after | "
-        "accuracy before | after | s / step | CPU s | peak MB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| method | family | seeds | trained numbers | learning rate | held-out loss before | "
+        "after | accuracy before | after | s / step | CPU s | peak MB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in sorted({r["method"] for r in runs}):
-        mine = [r for r in runs if r["method"] == name]
-
-        def median(key: str, mine: list[Run] = mine) -> float:
-            return statistics.median(r[key] for r in mine)
-
+    for name, f in figures.items():
         lines.append(
-            f"| {name} | {methods()[name].family} | {mine[0]['trainable']:,} | "
-            f"{mine[0]['learning_rate'] * options.boost:g} | {median('eval_loss_before'):.3f} | "
-            f"{median('eval_loss_after'):.3f} | {median('accuracy_before'):.2f} | "
-            f"{median('accuracy_after'):.2f} | {median('seconds_per_step'):.1f} | "
-            f"{median('cpu_seconds'):.0f} | "
-            f"{median('peak_memory_bytes') / 1e6:.0f} |"
+            f"| {name} | {methods()[name].family} | {f['seeds']} | {f['trainable']:,} | "
+            f"{f['learning_rate'] * options.boost:g} | {f['eval_loss_before']:.3f} | "
+            f"{f['eval_loss_after']:.3f} | {f['accuracy_before']:.2f} | "
+            f"{f['accuracy_after']:.2f} | {f['seconds_per_step']:.1f} | "
+            f"{f['cpu_seconds']:.0f} | {f['peak_memory_bytes'] / 1e6:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def medians(runs: list[Run]) -> dict[str, Run]:
-    """Method → what `bigpeft methods NAME` shows."""
-    names = sorted({r["method"] for r in runs})
-    return {
-        name: {
-            label: round(statistics.median(r[key] for r in runs if r["method"] == name), 3)
-            for key, label in MEDIANS.items()
-        }
-        for name in names
+def write(runs: list[Run], options: argparse.Namespace) -> None:
+    """The runs, the page, and what `bigpeft methods NAME` shows."""
+    figures = medians(runs)
+    shipped = {
+        name: {label: round(f[key], 3) for key, label in SHOWN.items()}
+        for name, f in figures.items()
     }
+    RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
+    PAGE.write_text(page(figures, options))
+    SHIPPED.write_text(json.dumps(shipped, indent=1) + "\n")
 
 
 def main() -> None:
@@ -156,16 +161,15 @@ def main() -> None:
     with ThreadPoolExecutor(options.workers) as pool:
         jobs = [pool.submit(run, *pair, options, 29600 + i) for i, pair in enumerate(missing)]
         for job in as_completed(jobs):
-            runs.append(job.result())
-            runs.sort(key=lambda r: (r["method"], r["seed"]))
-            RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
-            PAGE.write_text(page(runs, options))
-            SHIPPED.write_text(json.dumps(medians(runs), indent=1) + "\n")
             last = job.result()
+            runs.append(last)
+            runs.sort(key=lambda r: (r["method"], r["seed"]))
+            write(runs, options)
             print(
-                f"{last['method']}, seed {last['seed']}: {last['eval_loss_before']:.3f} → ", end=""
+                f"{last['method']}, seed {last['seed']}: {last['eval_loss_before']:.3f} → "
+                f"{last['eval_loss_after']:.3f}, {last['seconds_per_step']:.1f} s per step"
             )
-            print(f"{last['eval_loss_after']:.3f}, {last['seconds_per_step']:.1f} s per step")
+    write(runs, options)
     worse = {r["method"] for r in runs if r["eval_loss_after"] >= r["eval_loss_before"]}
     sys.exit(f"no lower held-out loss: {', '.join(sorted(worse))}" if worse else 0)
 

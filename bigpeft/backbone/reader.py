@@ -56,14 +56,16 @@ class SafetensorsFolder(WeightSource):
     def __init__(self, folder: Path) -> None:
         self._file_of: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
         for path, listed in _files(folder).items():
-            shapes = _header(path)
-            for name in listed if listed is not None else shapes:
-                if name not in shapes:
+            header = _header(path)
+            for name in listed if listed is not None else header:
+                if name not in header:
                     raise WeightError(
                         str(path), f"does not hold {name}, which the index says", _DOWNLOAD
                     )
-                self._file_of[name], self._shapes[name] = path, shapes[name]
+                self._file_of[name] = path
+                self._shapes[name], self._dtypes[name] = header[name]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """From the files' headers."""
@@ -71,8 +73,7 @@ class SafetensorsFolder(WeightSource):
 
     def dtype(self, name: str) -> torch.dtype:
         """From the file's header."""
-        with safe_open(self._file_of[name], framework="pt") as file:
-            return DTYPES[file.get_slice(name).get_dtype()]
+        return self._dtypes[name]
 
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from the file as long as it lives."""
@@ -113,10 +114,15 @@ def _files(folder: Path) -> dict[Path, list[str] | None]:
     )
 
 
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Tensor → its shape and dtype."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: (tuple(part.get_shape()), DTYPES[part.get_dtype()])
+                for name, part in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         raise WeightError(
             str(path), f"is truncated or no safetensors file ({error})", _DOWNLOAD

@@ -40,7 +40,7 @@ class TrainingState(ABC):
     def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         """The master (key None) or a moment, in the parameter's shape."""
         if key is not None and not self._has_moments():
-            return torch.zeros(_shape(parameter), device=parameter.device)
+            return torch.zeros(whole_shape(parameter), device=parameter.device)
         return self._read(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
@@ -68,8 +68,8 @@ class TrainingState(ABC):
         """With the loss scale, by DeepSpeed's own accessor; zeros where there is none."""
         value = safe_get_full_grad(parameter)
         if value is None:
-            return torch.zeros(_shape(parameter), device=parameter.device)
-        return value.view(_shape(parameter)).float()
+            return torch.zeros(whole_shape(parameter), device=parameter.device)
+        return value.view(whole_shape(parameter)).float()
 
     def _read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         """Put together by DeepSpeed's own accessors, for every stage that cuts."""
@@ -109,7 +109,7 @@ def _adam(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _shape(parameter: nn.Parameter) -> torch.Size:
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
     """Of the whole parameter, whatever this rank holds of it."""
     return getattr(parameter, "ds_shape", parameter.shape)
 

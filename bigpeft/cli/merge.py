@@ -1,30 +1,22 @@
 """bigpeft merge: the adapter of a run into the weights of its base."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import Progress
-
-
-class Base(StrEnum):
-    """What the change is added to."""
-
-    dense = "dense"
-    image = "image"
 
 
 def merge(
     run: Annotated[Path, typer.Argument(help="run folder of a finished run")],
     out: Annotated[Path, typer.Argument(help="new folder, which transformers opens")],
     base: Annotated[
-        Base,
+        Literal["dense", "image"],
         typer.Option(
             help="dense: the original weights; image: what their 4-bit codes decode to, which is "
             "what the run was trained on"
         ),
-    ] = Base.dense,
+    ] = "dense",
     shard_size: Annotated[float, typer.Option(help="largest file, in GB")] = 5.0,
 ) -> None:
     """Write the whole model with the adapter in its weights, tensor by tensor."""
@@ -37,7 +29,7 @@ def merge(
         merged = write_merged(
             opened,
             out,
-            base.value,
+            base,
             int(shard_size * 1e9),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -46,7 +38,7 @@ def merge(
         f"{merged.folder}: {merged.linears} linears merged, {merged.nbytes / 1e9:.2f} GB in "
         f"{merged.shards} files"
     )
-    if weights != "none" and base is Base.dense:
+    if weights != "none" and base == "dense":
         typer.echo(
             f"trained over the {weights} image of the base, merged into its dense weights: outputs "
             "differ from the run's by the quantisation error; --base image gives the run's own"

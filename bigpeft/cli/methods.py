@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -63,7 +64,7 @@ def facts(name: str, method: type[Method]) -> dict[str, object]:
         "trainable": (method.count.__doc__ or "").rstrip("."),
         "extra": method.extra,
         "needs_dense": method.needs_dense,
-        "mergeable": method.mergeable is True,
+        "mergeable": method.mergeable,
         "supports_mpc": bool(method.mpc_patterns),
         "mpc": " ".join(method.mpc_patterns) or "none",
         "learning_rate": method.learning_rate,
@@ -107,8 +108,7 @@ def story(name: str, method: type[Method], trained: object = None) -> str:
 
 def measured() -> dict[str, dict[str, Any]]:
     """Method → figures of benchmarks/learn.py that ship with this version."""
-    file = resources.files("bigpeft.cli") / "measured.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads((resources.files("bigpeft.cli") / "measured.json").read_text())
 
 
 def count_for(recipe: Path, names: list[str]) -> dict[str, int | str]:
@@ -131,7 +131,7 @@ def count_for(recipe: Path, names: list[str]) -> dict[str, int | str]:
 
 
 def _page(method: type[Method]) -> str:
-    return inspect.cleandoc(getattr(inspect.getmodule(method), "__doc__", None) or "")
+    return inspect.cleandoc(sys.modules[method.__module__].__doc__ or "")
 
 
 def shown(value: object) -> str:

@@ -4,7 +4,6 @@ Work goes into OUT.part; finished shards are listed there with their hashes, so 
 merge goes on. The folder gets its name when it is whole.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,9 @@ from torch import Tensor
 
 from bigpeft.backbone import WeightSource, fill_slots
 from bigpeft.backbone.slots import Slot
+from bigpeft.checkpoint.manifest import sha256
 from bigpeft.errors import FileError, RecipeError
+from bigpeft.export.adapter import TENSORS
 from bigpeft.export.run import FinishedRun
 from bigpeft.export.writer import Entry, shard_name, shards, write_file, write_index
 from bigpeft.methods import LinearMethod
@@ -57,19 +58,19 @@ def merge(
     entries = [Entry(key, source.dtype(key), shape) for key, shape in source.shapes().items()]
     cut = shards(entries, shard_bytes)
     total = sum(entry.nbytes for entry in entries)
-    part = _open_part(out, _identity(run, base, shard_bytes))
-    done: dict[str, str] = json.loads((part / _DONE).read_text())["shards"]
+    identity = _identity(run, base, shard_bytes)
+    part, done = _open_part(out, identity)
     written = 0
     for number, shard in enumerate(cut):
         name = shard_name(number, len(cut))
         if name not in done:
             done[name] = write_file(part / name, shard, _tensors(run, source, shard, changed, base))
-            _note(part, done)
+            _note(part, identity, done)
         written += sum(entry.nbytes for entry in shard)
         progress(written, total)
     write_index(part, cut)
     _copy_beside(run, part)
-    _describe(part, run, base)
+    _describe(part, run, base, done)
     os.replace(part, out)
     linears = sum(
         slot.linear is not None and slot.linear.name in run.seated for slot in changed.values()
@@ -125,40 +126,38 @@ def _refuse_unmergeable(run: FinishedRun) -> None:
 
 def _identity(run: FinishedRun, base: Base, shard_bytes: int) -> dict[str, Any]:
     """What an interrupted merge must share with the one that goes on."""
-    adapter = (run.folder / "adapter" / "adapter.safetensors").read_bytes()
     return {
-        "adapter": hashlib.sha256(adapter).hexdigest(),
+        "adapter": sha256(run.folder / "adapter" / TENSORS),
         "model": run.recipe.model.model_dump(mode="json"),
         "base": base,
         "shard_bytes": shard_bytes,
     }
 
 
-def _open_part(out: Path, identity: dict[str, Any]) -> Path:
-    """OUT.part, with what an earlier merge of the same kind finished."""
+def _open_part(out: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, str]]:
+    """OUT.part, and the shards in it that an earlier merge of the same kind finished."""
     if out.exists():
         raise FileError(str(out), "is there already", "choose another folder, or delete it")
     part = out.with_name(out.name + ".part")
     try:
-        known = json.loads((part / _DONE).read_text())["identity"]
+        known = json.loads((part / _DONE).read_text())
+        if known["identity"] == identity:
+            return part, known["shards"]
     except (OSError, ValueError, KeyError):
-        known = None
-    if known != identity:
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-        except OSError as error:
-            raise FileError(
-                str(part), f"cannot be made ({error.strerror})", "choose another folder"
-            ) from error
-        (part / _DONE).write_text(json.dumps({"identity": identity, "shards": {}}))
-    return part
+        pass
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise FileError(
+            str(part), f"cannot be made ({error.strerror})", "choose another folder"
+        ) from error
+    return part, {}
 
 
-def _note(part: Path, done: dict[str, str]) -> None:
-    known = json.loads((part / _DONE).read_text())
+def _note(part: Path, identity: dict[str, Any], done: dict[str, str]) -> None:
     temporary = part / f"{_DONE}.tmp"
-    temporary.write_text(json.dumps(known | {"shards": done}))
+    temporary.write_text(json.dumps({"identity": identity, "shards": done}))
     os.replace(temporary, part / _DONE)
 
 
@@ -174,13 +173,12 @@ def _copy_beside(run: FinishedRun, part: Path) -> None:
                         shutil.copyfile(path, part / path.name)
 
 
-def _describe(part: Path, run: FinishedRun, base: Base) -> None:
-    known = json.loads((part / _DONE).read_text())
+def _describe(part: Path, run: FinishedRun, base: Base, done: dict[str, str]) -> None:
     said = {
         "method": run.recipe.method.model_dump(mode="json"),
         "base": {"name": run.recipe.model.name, "merged_into": base},
         "trained_on": run.recipe.model.weights,
-        "sha256": known["shards"],
+        "sha256": done,
     }
     (part / "bigpeft.json").write_text(json.dumps(said, indent=2) + "\n")
     (part / _DONE).unlink()

@@ -13,7 +13,7 @@ from bigpeft.errors import FileError
 from bigpeft.export.adapter import read_adapter
 from bigpeft.methods import Method
 from bigpeft.placement import place, start, trained
-from bigpeft.plan import bare_model, open_weights, placement_of, resolve_model_folder
+from bigpeft.plan import build_model, open_weights, placement_of, resolve_model_folder
 from bigpeft.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
@@ -48,11 +48,12 @@ def open_run(folder: Path) -> FinishedRun:
         raise FileError(str(folder), "is no run folder: it has no recipe.yaml", "name a run folder")
     recipe = load_recipe(path)
     tensors, _ = read_adapter(folder / "adapter")
-    model = bare_model(recipe)
+    base = resolve_model_folder(recipe.model)
+    model, _ = build_model(recipe, base, torch.float32)
     seated = place(model, placement_of(recipe))
     start(seated, recipe.run.seed, CPU, torch.float32)
-    dense = _load(folder / "adapter", model, seated, dict(tensors))
-    return FinishedRun(folder, recipe, model, seated, dense, resolve_model_folder(recipe.model))
+    dense = _load(folder / "adapter", model, seated, tensors)
+    return FinishedRun(folder, recipe, model, seated, dense, base)
 
 
 def _load(

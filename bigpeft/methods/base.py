@@ -7,7 +7,7 @@ gradients, for every shape and dtype; one test holds all methods to it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,11 @@ class MethodOptions(BaseModel):
     """Base of a method's options: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def changed(self, keys: Iterable[str]) -> list[str]:
+        """Those of these options whose values are not the defaults, sorted."""
+        fields = type(self).model_fields
+        return sorted(key for key in keys if getattr(self, key) != fields[key].default)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Method(nn.Module, ABC):
     learning_rate: ClassVar[float] = 2e-4
     """Peak where the recipe names none, before `role` scales it."""
     learning_rate_source: ClassVar[str] = "LoRA over 4 bits, arXiv 2305.14314"
-    needs_dense: ClassVar[bool] = False
+    needs_dense: bool = False
     mergeable: bool = True
     mpc_patterns: ClassVar[str] = ""
     """Letters of the matrix pattern constraints that it can take."""

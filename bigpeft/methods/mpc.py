@@ -54,8 +54,7 @@ class Mpc(MethodOptions):
         foreign = {"weight", "norm"} if self.pattern == "n" else {"activation"}
         if self.pattern != "d":
             foreign.add("orthonormal")
-        fields = type(self).model_fields
-        if wrong := sorted(key for key in foreign if getattr(self, key) != fields[key].default):
+        if wrong := self.changed(foreign):
             raise ValueError(f"has {', '.join(wrong)}, which pattern {self.pattern} does not take")
         return self
 

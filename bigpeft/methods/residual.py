@@ -10,7 +10,6 @@ change. For the same reason nothing is decayed.
 """
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -34,7 +33,7 @@ class Residual(Factors):
     """Base of PiSSA and MiLoRA: the subclass says which triplets of W are trained."""
 
     Options = ResidualOptions
-    needs_dense: ClassVar[bool] = True
+    needs_dense = True
 
     def __init__(self, linear: FrozenLinear, options: ResidualOptions) -> None:
         super().__init__(linear, options.rank)

@@ -52,10 +52,8 @@ class InputMethod(Method):
     tokens: tuple[int, ...] = ()
     """Token ids of `text`, which whoever has the tokenizer sets."""
 
-    @property
-    @abstractmethod
-    def length(self) -> int:
-        """Virtual tokens before the real ones."""
+    length: int
+    """Virtual tokens before the real ones, which `__init__` sets."""
 
     @property
     def text(self) -> str | None:

@@ -33,29 +33,38 @@ class SpectralOptions(SvdOptions):
     rank: PositiveInt = Field(8, description="r, how many singular triplets take part")
 
 
+def hold_triplets(method: nn.Module, linear: FrozenLinear, rank: int) -> None:
+    """Give the method the buffers `left`, `values` and `right` for so many triplets of W."""
+    device = linear.device
+    method.register_buffer("left", torch.empty(linear.out_features, rank, device=device))
+    method.register_buffer("values", torch.empty(rank, device=device))
+    method.register_buffer("right", torch.empty(rank, linear.in_features, device=device))
+
+
+def fill_triplets(method: nn.Module, weight: Tensor, iterations: int | None) -> None:
+    """Write the largest triplets of dense W into these buffers."""
+    held = [method.get_buffer(name) for name in ("left", "values", "right")]
+    for buffer, found in zip(held, top_singular(weight, len(held[1]), iterations), strict=True):
+        buffer.copy_(found)
+
+
 class Spectral(LinearMethod):
     """Holds the triplets as the buffers `left`, `values` and `right`."""
 
-    needs_dense: ClassVar[bool] = True
+    needs_dense = True
 
     def __init__(self, linear: FrozenLinear, rank: int, iterations: int | None) -> None:
         super().__init__()
         refuse_rank_above_sides(linear, rank)
         self.iterations = iterations
-        device = linear.device
         self.left: Tensor
         self.values: Tensor
         self.right: Tensor
-        self.register_buffer("left", torch.empty(linear.out_features, rank, device=device))
-        self.register_buffer("values", torch.empty(rank, device=device))
-        self.register_buffer("right", torch.empty(rank, linear.in_features, device=device))
+        hold_triplets(self, linear, rank)
 
     def start(self, weight: Tensor) -> Tensor:
         """Factor dense W; W itself is frozen."""
-        left, values, right = top_singular(weight, len(self.values), self.iterations)
-        self.left.copy_(left)
-        self.values.copy_(values)
-        self.right.copy_(right)
+        fill_triplets(self, weight, self.iterations)
         return weight
 
 

@@ -21,7 +21,7 @@ from bigpeft.quant.codec import Codec, CodecOptions, sections, view_as
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _NESTED_BLOCK = 256
-_PIECE = 1 << 22
+_PIECE = 1 << 20
 
 
 @cache

@@ -81,8 +81,7 @@ def _keep_gathered(engine: Engine, parameters: list[nn.Parameter]) -> None:
     for parameter in late:
         parameter.ds_persist = True  # type: ignore[attr-defined]
         zero.persistent_parameters.append(parameter)
-    if late:
-        late[0].all_gather(late)  # type: ignore[attr-defined]
+    gather(late)
 
 
 def gather(parameters: list[nn.Parameter]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bigpeft.checkpoint import Meta, load, loss_scale, read_meta, save, updates_done
 from bigpeft.checkpoint.engine import Engine
+from bigpeft.checkpoint.state import whole_shape
 from bigpeft.placement import Trained, evolving
 from bigpeft.plan import Plan
 
@@ -37,13 +38,9 @@ class Saver:
             updates=updates_done(self._engine),
             world_size=self._plan.world.size,
             identity=identity(self._plan),
-            parameters={t.name: list(_shape(t)) for t in self._trained},
+            parameters={t.name: list(whole_shape(t.parameter)) for t in self._trained},
             loss_scale=loss_scale(self._engine),
         )
-
-
-def _shape(item: Trained) -> tuple[int, ...]:
-    return tuple(getattr(item.parameter, "ds_shape", item.parameter.shape))
 
 
 def identity(plan: Plan) -> dict[str, object]:

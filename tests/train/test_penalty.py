@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bigpeft.train.metrics import read_rows
 from tests.train.runs import column, final_state, run
 
 BASE = [
@@ -56,10 +57,4 @@ def test_the_penalty_falls_and_is_no_part_of_the_reported_loss(oracle, tmp_path)
 
     assert penalties[-1] < penalties[0]
     assert column(folder, "loss")[0] == column(without, "loss")[0]
-    assert all("penalty" not in row for row in rows(without))
-
-
-def rows(folder):
-    import json
-
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all("penalty" not in row for row in read_rows(without / "metrics.jsonl"))

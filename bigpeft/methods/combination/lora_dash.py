@@ -21,11 +21,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bigpeft.methods.algebra import at_least_fp32, top_singular
+from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.low_rank import LowRank, LowRankOptions
 from bigpeft.methods.operator import FrozenLinear
-from bigpeft.methods.spectral import SvdOptions
+from bigpeft.methods.spectral import SvdOptions, fill_triplets, hold_triplets
 from bigpeft.methods.step import Step
 
 
@@ -58,19 +58,14 @@ class LoRADash(LowRank):
         self.right: Tensor
         self.chosen: Tensor
         self.opened: Tensor
-        self.register_buffer("left", torch.empty(linear.out_features, candidates, device=device))
-        self.register_buffer("values", torch.empty(candidates, device=device))
-        self.register_buffer("right", torch.empty(candidates, linear.in_features, device=device))
+        hold_triplets(self, linear, candidates)
         chosen = torch.empty(len(self.dash), dtype=torch.long, device=device)
         self.register_buffer("chosen", chosen)
         self.register_buffer("opened", torch.empty(1, device=device))
 
     def start(self, weight: Tensor) -> Tensor:
         """Factor dense W; W itself is frozen."""
-        left, values, right = top_singular(weight, len(self.values), self.iterations)
-        self.left.copy_(left)
-        self.values.copy_(values)
-        self.right.copy_(right)
+        fill_triplets(self, weight, self.iterations)
         return weight
 
     @classmethod

@@ -45,7 +45,7 @@ class PTuning(PromptMethod):
     def __init__(self, seat: ModelInput, options: Options) -> None:
         super().__init__()
         _refuse_lstm_options(options)
-        self.options = options
+        self.options, self.length = options, options.length
         width, device = seat.hidden_size, seat.device
         hidden = options.encoder_hidden_size or width
         self.embedding = nn.Parameter(torch.empty(options.length, width, device=device))
@@ -64,11 +64,6 @@ class PTuning(PromptMethod):
             self.lstm_head = None
             sizes = [width, hidden, hidden, width]
         self.mlp_head = _linears(sizes, device)
-
-    @property
-    def length(self) -> int:
-        """Virtual tokens before the real ones."""
-        return self.options.length
 
     def reset(self) -> None:
         """V from N(0, 1), the encoder as torch starts its layers."""
@@ -113,14 +108,12 @@ def _linears(sizes: list[int], device: torch.device) -> nn.Sequential:
 
 def _refuse_lstm_options(options: PTuning.Options) -> None:
     """Raise RecipeError for an option without effect."""
-    fields = PTuning.Options.model_fields
     mine = {"encoder_layers"} if options.encoder == "lstm" else set()
     if options.encoder == "lstm" and options.encoder_layers > 1:
         mine.add("dropout")
-    for key in {"encoder_layers", "dropout"} - mine:
-        if getattr(options, key) != fields[key].default:
-            raise RecipeError(
-                f"method.{key}",
-                f"has no effect on this encoder ({options.encoder})",
-                "remove it, or write method.encoder: lstm (dropout needs encoder_layers: 2)",
-            )
+    for key in options.changed({"encoder_layers", "dropout"} - mine):
+        raise RecipeError(
+            f"method.{key}",
+            f"has no effect on this encoder ({options.encoder})",
+            "remove it, or write method.encoder: lstm (dropout needs encoder_layers: 2)",
+        )

@@ -54,7 +54,7 @@ class PrefixTuning(PrefixMethod):
     def __init__(self, seat: ModelInput, options: Options) -> None:
         super().__init__()
         _refuse_unused(options)
-        self.options = options
+        self.options, self.length = options, options.length
         self.shape = (seat.layers, 2, seat.key_value_heads, options.length, seat.head_dim)
         width, device = seat.key_value_heads * seat.head_dim, seat.device
         if options.projection:
@@ -67,11 +67,6 @@ class PrefixTuning(PrefixMethod):
             )
         else:
             self.prefix = nn.Parameter(torch.empty(self.shape, device=device))
-
-    @property
-    def length(self) -> int:
-        """Virtual tokens before the real ones."""
-        return self.options.length
 
     def reset(self) -> None:
         """Keys and values near zero; an embedding from N(0, 1), linears as torch starts them."""
@@ -120,8 +115,7 @@ class PrefixTuning(PrefixMethod):
 
 def _refuse_unused(options: PrefixTuning.Options) -> None:
     """Raise RecipeError for an option without effect."""
-    default = PrefixTuning.Options.model_fields["encoder_hidden_size"].default
-    if not options.projection and options.encoder_hidden_size != default:
+    if not options.projection and options.changed(["encoder_hidden_size"]):
         raise RecipeError(
             "method.encoder_hidden_size",
             "has no effect without method.projection",

@@ -48,16 +48,11 @@ class PromptTuning(PromptMethod):
         super().__init__()
         _refuse_text(options)
         self.options, self.vocabulary = options, seat.vocabulary
-        # An instance's own: what starts at random needs no embedding.
-        self.needs_dense = options.init != "random"  # type: ignore[misc]
+        self.length = options.length
+        self.needs_dense = options.init != "random"
         self.drawn: tuple[int, ...] = ()
         shape = (options.length, seat.hidden_size)
         self.prompt = nn.Parameter(torch.empty(shape, device=seat.device))
-
-    @property
-    def length(self) -> int:
-        """Virtual tokens before the real ones."""
-        return self.options.length
 
     @property
     def text(self) -> str | None:

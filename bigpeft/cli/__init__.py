@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from bigpeft.cli import fetch, merge, methods, recipe, reference, verify
+from bigpeft.cli import export, fetch, merge, methods, recipe, reference, verify
 from bigpeft.errors import EXIT_USER, UserError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.add_typer(recipe.app, name="recipe")
 app.command("methods")(methods.methods)
 app.command("merge")(merge.merge)
+app.command("export")(export.export)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
 app.command("verify")(verify.verify)

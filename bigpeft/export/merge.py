@@ -10,21 +10,19 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from bigpeft.backbone import WeightSource, fill_slots
 from bigpeft.backbone.slots import Slot
 from bigpeft.checkpoint.manifest import sha256
-from bigpeft.errors import FileError, RecipeError
+from bigpeft.errors import FileError
 from bigpeft.export.adapter import TENSORS
+from bigpeft.export.changed import Base, changed, refuse_unmergeable
 from bigpeft.export.run import FinishedRun
 from bigpeft.export.writer import Entry, shard_name, shards, write_file, write_index
-from bigpeft.methods import LinearMethod
 
-Base = Literal["dense", "image"]
 _DONE = "merge.json"
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
 
@@ -52,9 +50,9 @@ def merge(
     which is what the run was trained on. `progress` gets (bytes written, bytes in all). Raises
     RecipeError for a method that no weight can hold, FileError for a place that cannot be written.
     """
-    _refuse_unmergeable(run)
+    refuse_unmergeable(run)
     source = run.open_weights()
-    changed = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
+    slots = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
     entries = [Entry(key, source.dtype(key), shape) for key, shape in source.shapes().items()]
     cut = shards(entries, shard_bytes)
     total = sum(entry.nbytes for entry in entries)
@@ -64,7 +62,7 @@ def merge(
     for number, shard in enumerate(cut):
         name = shard_name(number, len(cut))
         if name not in done:
-            done[name] = write_file(part / name, shard, _tensors(run, source, shard, changed, base))
+            done[name] = write_file(part / name, shard, _tensors(run, source, shard, slots, base))
             _note(part, identity, done)
         written += sum(entry.nbytes for entry in shard)
         progress(written, total)
@@ -73,7 +71,7 @@ def merge(
     _describe(part, run, base, done)
     os.replace(part, out)
     linears = sum(
-        slot.linear is not None and slot.linear.name in run.seated for slot in changed.values()
+        slot.linear is not None and slot.linear.name in run.seated for slot in slots.values()
     )
     return Merged(out, linears, len(cut), total)
 
@@ -88,40 +86,8 @@ def _tensors(
     for entry in shard:
         tensor, slot = source.read(entry.name), slots.get(entry.name)
         if slot is not None:
-            tensor = _changed(run, slot, tensor, base)
+            tensor = changed(run, slot, tensor, base)
         yield tensor.to(entry.dtype)
-
-
-@torch.no_grad()
-def _changed(run: FinishedRun, slot: Slot, tensor: Tensor, base: Base) -> Tensor:
-    """What the run made of this tensor of its base."""
-    for name in slot.names:
-        if name in run.dense:
-            return run.dense[name]
-    if slot.linear is None or slot.linear.name not in run.seated:
-        return tensor
-    linear, method = slot.linear, run.seated[slot.linear.name]
-    assert isinstance(method, LinearMethod)
-    weight = (tensor.t().contiguous() if linear.transposed else tensor).float()
-    if method.edits_base:
-        kept = {key: value.clone() for key, value in method.state_dict().items()}
-        weight = method.start(weight)
-        method.load_state_dict(kept)
-    if base == "image":
-        codec = linear.base.codec
-        weight = codec.decode(codec.encode(weight), linear.base.shape, torch.float32)
-    merged = method.merge(weight)
-    return merged.t().contiguous() if linear.transposed else merged
-
-
-def _refuse_unmergeable(run: FinishedRun) -> None:
-    for seat, method in run.seated.items():
-        if not isinstance(method, LinearMethod) or not method.mergeable:
-            raise RecipeError(
-                f"method.name: {run.recipe.method.name}",
-                f"computes at {seat} what no weight can hold, so it does not merge",
-                "use the adapter beside the base",
-            )
 
 
 def _identity(run: FinishedRun, base: Base, shard_bytes: int) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""Any mergeable method as LoRA: W' - W cut to rank k by its SVD, in HF peft's adapter format.
+
+    ΔW ≈ B A        A = √Σ Vᵀ (k, in_features), B = U √Σ (out_features, k), the k largest triplets
+
+By Eckart and Young no other factors of rank k are closer to ΔW. A method whose ΔW has rank k or
+less loses nothing but rounding.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bigpeft.backbone import fill_slots
+from bigpeft.errors import FileError, RecipeError
+from bigpeft.export.changed import changed, refuse_unmergeable
+from bigpeft.export.run import FinishedRun
+from bigpeft.methods.algebra import top_singular
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Factored:
+    """What a LoRA of this rank keeps of a run.
+
+    `errors` are ‖ΔW - B A‖ / ‖ΔW‖ in the Frobenius norm by layer; 0 where ΔW is zero.
+    """
+
+    folder: Path
+    rank: int
+    errors: dict[str, float]
+
+
+def export_lora(
+    run: FinishedRun,
+    out: Path,
+    rank: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Factored:
+    """Write the change of the dense weights as an adapter that HF peft opens.
+
+    Layers are read one at a time; the factors alone stay in memory. `progress` gets (linears done,
+    linears in all). Raises RecipeError for a method that does not merge and for modules that were
+    trained in full, FileError for a place that cannot be written.
+    """
+    refuse_unmergeable(run)
+    if run.dense:
+        raise RecipeError(
+            "method.train_modules",
+            f"trained {next(iter(run.dense))} in full, which LoRA factors do not hold",
+            "write the whole model instead: bigpeft merge",
+        )
+    if out.exists():
+        raise FileError(str(out), "is there already", "choose another folder, or delete it")
+    source = run.open_weights()
+    slots = [slot for slot in fill_slots(run.model, source.shapes()) if slot.linear is not None]
+    seated = sorted(
+        (s.linear.name, s) for s in slots if s.linear is not None and s.linear.name in run.seated
+    )
+    tensors, errors = {}, {}
+    for number, (name, slot) in enumerate(seated):
+        assert slot.linear is not None
+        weight = source.read(slot.key).double()
+        delta = changed(run, slot, weight, dtype=torch.float64) - weight
+        delta = delta.t() if slot.linear.transposed else delta
+        a, b, errors[name] = factors(delta, rank)
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
+        progress(number + 1, len(seated))
+    transposed = any(slot.linear is not None and slot.linear.transposed for _, slot in seated)
+    _write(out, tensors, _config(run, rank, sorted(errors), transposed), errors)
+    return Factored(out, rank, errors)
+
+
+def factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """ΔW (o, i) → A (rank, i), B (o, rank) in fp32, and the relative error of B A.
+
+    Rows of A beyond the smaller side of ΔW are zero.
+    """
+    u, values, vt = top_singular(delta, rank)
+    root = values.sqrt()
+    a, b = delta.new_zeros(rank, delta.shape[1]), delta.new_zeros(delta.shape[0], rank)
+    a[: len(root)], b[:, : len(root)] = root[:, None] * vt, u * root
+    size = delta.norm().item()
+    error = torch.addmm(delta, b, a, alpha=-1).norm().item() / size if size else 0.0
+    return a.float(), b.float(), error
+
+
+def _config(run: FinishedRun, rank: int, layers: list[str], transposed: bool) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": run.recipe.model.name,
+        "revision": None,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "target_modules": layers,
+        "inference_mode": True,
+    }
+
+
+def _write(
+    out: Path, tensors: dict[str, Tensor], config: dict[str, Any], errors: dict[str, float]
+) -> None:
+    part = out.with_name(out.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+        (part / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (part / "errors.json").write_text(json.dumps(errors, indent=2) + "\n")
+        os.replace(part, out)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise FileError(
+            str(out), f"cannot be written ({error})", "make room, or choose another place"
+        ) from error

@@ -78,21 +78,27 @@ def build_skeleton(config: PretrainedConfig, trust: bool = False) -> PreTrainedM
             f"cannot be built as a causal language model ({error})",
             "choose a decoder model such as Llama, Qwen, Mistral, Gemma, GPT-2 or Phi",
         ) from error
-    _refuse_fused_experts(model)
+    _refuse_stacked_weights(model)
     model.config.use_cache = False
     return model
 
 
-def _refuse_fused_experts(model: nn.Module) -> None:
-    fused = {name: p for name, p in model.named_parameters() if p.dim() == 3}
-    if fused:
-        name, parameter = next(iter(fused.items()))
-        gigabytes = 2 * sum(p.numel() for p in fused.values()) / 1e9
+def _refuse_stacked_weights(model: nn.Module) -> None:
+    """Weights of three dimensions are no linears: packing would leave them dense."""
+    stacked = {name: p for name, p in model.named_parameters() if p.dim() == 3}
+    if stacked:
+        name, parameter = next(iter(stacked.items()))
+        gigabytes = 2 * sum(p.numel() for p in stacked.values()) / 1e9
+        experts = "expert" in name
+        kind = "is a mixture of experts" if experts else "has layers that are no linears"
         raise RecipeError(
             "model",
-            f"is a mixture of experts: {name} {tuple(parameter.shape)} and {len(fused) - 1} more "
-            f"fused weights would stay dense, {gigabytes:.2f} GB in 16 bits",
-            "fused experts are not supported; choose a dense model",
+            f"{kind}: {name} {tuple(parameter.shape)} and {len(stacked) - 1} more "
+            f"{'fused' if experts else 'such'} weights would stay dense, {gigabytes:.2f} GB in "
+            "16 bits",
+            "fused experts are not supported; choose a dense model"
+            if experts
+            else "choose a decoder built of linears",
         )
 
 

@@ -151,6 +151,15 @@ def test_fused_experts_are_refused_with_the_bytes_that_would_stay_dense():
         build_skeleton(config)
 
 
+def test_a_decoder_of_convolutions_is_refused_for_what_it_is():
+    config = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=2, vocab_size=64)
+
+    with pytest.raises(RecipeError, match=r"no linears: .*conv1d\.weight .* stay dense") as refused:
+        build_skeleton(config)
+
+    assert "experts" not in str(refused.value)
+
+
 def test_tied_weights_are_one_slot(tmp_path):
     saved_model("llama-tied", tmp_path)
     model = build_skeleton(read_config(tmp_path, None, None, False))

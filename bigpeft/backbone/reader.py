@@ -56,7 +56,7 @@ class SafetensorsFolder(WeightSource):
     def __init__(self, folder: Path) -> None:
         self._file_of: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
+        self._dtypes: dict[str, str] = {}
         for path, listed in _files(folder).items():
             header = _header(path)
             for name in listed if listed is not None else header:
@@ -73,7 +73,7 @@ class SafetensorsFolder(WeightSource):
 
     def dtype(self, name: str) -> torch.dtype:
         """From the file's header."""
-        return self._dtypes[name]
+        return DTYPES[self._dtypes[name]]
 
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from the file as long as it lives."""
@@ -114,14 +114,13 @@ def _files(folder: Path) -> dict[Path, list[str] | None]:
     )
 
 
-def _header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Tensor → its shape and dtype."""
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Tensor → its shape and what safetensors calls its dtype."""
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
-                name: (tuple(part.get_shape()), DTYPES[part.get_dtype()])
-                for name, part in slices.items()
+                name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
         raise WeightError(

@@ -89,16 +89,20 @@ def _refuse_stacked_weights(model: nn.Module) -> None:
     if stacked:
         name, parameter = next(iter(stacked.items()))
         gigabytes = 2 * sum(p.numel() for p in stacked.values()) / 1e9
-        experts = "expert" in name
-        kind = "is a mixture of experts" if experts else "has layers that are no linears"
+        kind, such, fix = (
+            (
+                "is a mixture of experts",
+                "fused",
+                "fused experts are not supported; choose a dense model",
+            )
+            if "expert" in name
+            else ("has layers that are no linears", "such", "choose a decoder built of linears")
+        )
         raise RecipeError(
             "model",
             f"{kind}: {name} {tuple(parameter.shape)} and {len(stacked) - 1} more "
-            f"{'fused' if experts else 'such'} weights would stay dense, {gigabytes:.2f} GB in "
-            "16 bits",
-            "fused experts are not supported; choose a dense model"
-            if experts
-            else "choose a decoder built of linears",
+            f"{such} weights would stay dense, {gigabytes:.2f} GB in 16 bits",
+            fix,
         )
 
 

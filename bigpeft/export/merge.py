@@ -21,7 +21,14 @@ from bigpeft.errors import FileError
 from bigpeft.export.adapter import TENSORS
 from bigpeft.export.changed import Base, changed, refuse_unmergeable
 from bigpeft.export.run import FinishedRun
-from bigpeft.export.writer import Entry, shard_name, shards, write_file, write_index
+from bigpeft.export.writer import (
+    Entry,
+    refuse_existing,
+    shard_name,
+    shards,
+    write_file,
+    write_index,
+)
 
 _DONE = "merge.json"
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
@@ -102,8 +109,7 @@ def _identity(run: FinishedRun, base: Base, shard_bytes: int) -> dict[str, Any]:
 
 def _open_part(out: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, str]]:
     """OUT.part, and the shards in it that an earlier merge of the same kind finished."""
-    if out.exists():
-        raise FileError(str(out), "is there already", "choose another folder, or delete it")
+    refuse_existing(out)
     part = out.with_name(out.name + ".part")
     try:
         known = json.loads((part / _DONE).read_text())

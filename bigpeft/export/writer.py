@@ -32,6 +32,12 @@ class Entry:
         return self.dtype.itemsize * int(torch.Size(self.shape).numel())
 
 
+def refuse_existing(out: Path) -> None:
+    """Raise FileError: nothing that is there is written over."""
+    if out.exists():
+        raise FileError(str(out), "is there already", "choose another folder, or delete it")
+
+
 def shards(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
     """Entries in order, cut into files of at most `most` bytes each; a larger tensor is alone."""
     cut: list[list[Entry]] = []

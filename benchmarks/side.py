@@ -87,7 +87,7 @@ def ours(model_folder: Path) -> tuple[Any, set[int], int]:
     """The same through bigpeft's rooms."""
     from bigpeft.plan import make_plan
     from bigpeft.recipe import Recipe
-    from bigpeft.train.backbone import load_backbone, open_weights
+    from bigpeft.train.backbone import load_backbone
     from bigpeft.train.engine import build_engine
     from bigpeft.world import read_world
 
@@ -104,9 +104,9 @@ def ours(model_folder: Path) -> tuple[Any, set[int], int]:
     )
     plan = make_plan(recipe, world)
     packed = [p.numel() for p in plan.model.parameters() if p.dtype == torch.uint8]
-    meter, trained = load_backbone(plan, open_weights(plan), torch.device("cpu"))
-    assert meter.total == sum(packed)
-    return build_engine(plan.model, trained, plan), set(packed), meter.total
+    backbone = load_backbone(plan, plan.open_weights(), torch.device("cpu"))
+    assert backbone.meter.total == sum(packed)
+    return build_engine(plan.model, backbone.trained, plan), set(packed), backbone.meter.total
 
 
 def step(engine: Any, ids: torch.Tensor, sizes: set[int] | None) -> tuple[float, int]:

@@ -1,20 +1,32 @@
 """The frozen model: a skeleton, packed weights, one streaming pass to fill it, its partition."""
 
+from bigpeft.backbone.cache import through_cache
+from bigpeft.backbone.fingerprint import Fingerprint
 from bigpeft.backbone.linear import PackedLinear, freeze_linears
-from bigpeft.backbone.loader import Loader
+from bigpeft.backbone.loader import Loader, Readers
 from bigpeft.backbone.meter import PackedMeter
 from bigpeft.backbone.partition import Partition, Whole, ZeroThree, node_group
-from bigpeft.backbone.reader import RandomWeights, SafetensorsFolder, WeightSource
+from bigpeft.backbone.quantize import quantize
 from bigpeft.backbone.skeleton import build_skeleton, read_config
 from bigpeft.backbone.slots import fill_slots
+from bigpeft.backbone.sources import (
+    RandomWeights,
+    SafetensorsFolder,
+    Verified,
+    WeightSource,
+    open_folder,
+)
 
 __all__ = [
+    "Fingerprint",
     "Loader",
     "PackedLinear",
     "PackedMeter",
     "Partition",
     "RandomWeights",
+    "Readers",
     "SafetensorsFolder",
+    "Verified",
     "WeightSource",
     "Whole",
     "ZeroThree",
@@ -22,5 +34,8 @@ __all__ = [
     "fill_slots",
     "freeze_linears",
     "node_group",
+    "open_folder",
+    "quantize",
     "read_config",
+    "through_cache",
 ]

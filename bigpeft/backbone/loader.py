@@ -1,25 +1,45 @@
 """One streaming pass over the weights: read, start, pack, send, cut, free. Nobody holds the model.
 
-Work is dealt in rounds of one tensor per rank, equal in size since the slots are sorted by it.
+Work is dealt in rounds of one tensor per reader, equal in size since the slots are sorted by it.
 Each rank reads and packs its own tensor, a round ahead of the broadcasts; so reading and
 quantising are split over the ranks, every byte is read once, and a rank holds its shard and about
-three tensors.
+three tensors. The readers are all ranks of the world, or, where nothing shall cross between nodes,
+those of each node.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bigpeft.backbone.fingerprint import Fingerprint, fingerprint
 from bigpeft.backbone.partition import Partition
-from bigpeft.backbone.reader import WeightSource
+from bigpeft.backbone.quantize import finite, packed_or_dense
 from bigpeft.backbone.skeleton import rebuild_buffers
 from bigpeft.backbone.slots import Slot, fill_slots
-from bigpeft.errors import UserError, WeightError
+from bigpeft.backbone.sources import WeightSource
+from bigpeft.errors import UserError
 from bigpeft.methods import LinearMethod, Method
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The ranks that share the files, and this one's place among them. `group` None: the world."""
+
+    place: int
+    count: int
+    group: dist.ProcessGroup | None = None
+
+    @classmethod
+    def of_world(cls) -> "Readers":
+        """All ranks; one reader where no process group was joined."""
+        if not dist.is_initialized():
+            return cls(0, 1)
+        return cls(dist.get_rank(), dist.get_world_size())
 
 
 class Loader:
@@ -32,35 +52,41 @@ class Loader:
         device: torch.device,
         dtype: torch.dtype,
         starts: Mapping[tuple[nn.Module, str], Method],
+        readers: Readers | None = None,
     ) -> None:
         self._source, self._partition = source, partition
         self._device, self._dtype, self._starts = device, dtype, starts
-        self._rank = dist.get_rank() if dist.is_initialized() else 0
-        self._world = dist.get_world_size() if dist.is_initialized() else 1
+        self._readers = readers or Readers.of_world()
 
-    def fill(self, model: PreTrainedModel) -> None:
-        """Load every tensor of the model and cut it. The same error is raised on all ranks."""
+    def fill(self, model: PreTrainedModel) -> Fingerprint:
+        """Load every tensor of the model and cut it; returns which model it turned out to be.
+
+        The same error is raised on all ranks.
+        """
         rebuild_buffers(model, self._device)
         slots = fill_slots(model, self._source.shapes())
-        rounds = [slots[i : i + self._world] for i in range(0, len(slots), self._world)]
+        count = self._readers.count
+        rounds = [slots[i : i + count] for i in range(0, len(slots), count)]
         with torch.no_grad(), ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._prepare, rounds[0])
             for number, slots_of_round in enumerate(rounds):
                 mine = ahead.result()
                 if number + 1 < len(rounds):
                     ahead = reader.submit(self._prepare, rounds[number + 1])
-                self._raise_together(mine)
+                _raise_together(mine, self._device)
                 for owner, slot in enumerate(slots_of_round):
-                    self._send(slot, owner, mine if owner == self._rank else None)
+                    self._send(slot, owner, mine if owner == self._readers.place else None)
                 del mine
         for parameter in model.parameters():
             self._partition.keep(parameter)
+        digests = _gathered(self._source.digests)
+        return fingerprint(model.config, slots, self._source.dtype, digests)
 
     def _prepare(self, round_: list[Slot]) -> list[Tensor] | UserError:
         """The tensor of this rank, ready to send; runs in the reader's thread."""
-        if self._rank >= len(round_):
+        if self._readers.place >= len(round_):
             return []
-        slot = round_[self._rank]
+        slot = round_[self._readers.place]
         try:
             with torch.no_grad():
                 return self._ready(slot)
@@ -68,18 +94,19 @@ class Loader:
             return error
 
     def _ready(self, slot: Slot) -> list[Tensor]:
-        tensor = self._source.read(slot.key).to(self._device)
-        if tensor.is_floating_point() and not _is_finite(tensor):
-            raise WeightError(slot.key, "holds NaN or infinite numbers", "use other weights")
-        linear, method = slot.linear, self._starter(slot)
+        method = self._starter(slot)
+        if method is None:
+            tensor = packed_or_dense(slot, self._source, self._device)
+            dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
+            return [tensor.to(dtype, copy=slot.linear is None)]
+        tensor = finite(self._source.read(slot.key).to(self._device), slot.key)
+        linear = slot.linear
         if linear is None:
-            kept = tensor if method is None else method.start(tensor)
+            kept = method.start(tensor)
             kept = kept.to(self._dtype) if kept.is_floating_point() else kept
             return [kept, *_state(method)]
         weight = tensor.t().contiguous() if linear.transposed else tensor
         codec = linear.base.codec
-        if method is None:
-            return [codec.encode(weight)]
         packed = codec.encode(method.start(weight.float()))
         if isinstance(method, LinearMethod):
             method.measure(codec.decode(packed, linear.base.shape, torch.float32))
@@ -109,21 +136,31 @@ class Loader:
             self._partition.keep(installed)
 
     def _broadcast(self, tensor: Tensor, owner: int) -> None:
-        if self._world > 1:
-            dist.broadcast(tensor, src=owner)
+        if self._readers.count > 1:
+            dist.broadcast(tensor, group_src=owner, group=self._readers.group)
 
-    def _raise_together(self, mine: list[Tensor] | UserError) -> None:
-        """Raise the first rank's error on every rank, so that none waits for it in vain."""
-        error = mine if isinstance(mine, UserError) else None
-        if self._world > 1:
-            failed = torch.tensor([int(error is not None)], device=self._device)
-            dist.all_reduce(failed)
-            if failed.item():
-                errors: list[UserError | None] = [None] * self._world
-                dist.all_gather_object(errors, error)
-                error = next(e for e in errors if e is not None)
-        if error is not None:
-            raise error
+
+def _raise_together(mine: list[Tensor] | UserError, device: torch.device) -> None:
+    """Raise the first rank's error on every rank, so that none waits for it in vain."""
+    error = mine if isinstance(mine, UserError) else None
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        failed = torch.tensor([int(error is not None)], device=device)
+        dist.all_reduce(failed)
+        if failed.item():
+            errors: list[UserError | None] = [None] * dist.get_world_size()
+            dist.all_gather_object(errors, error)
+            error = next(e for e in errors if e is not None)
+    if error is not None:
+        raise error
+
+
+def _gathered(mine: Mapping[str, str]) -> dict[str, str]:
+    """What all ranks know together."""
+    if not dist.is_initialized():
+        return dict(mine)
+    everyone: list[Mapping[str, str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return {name: sha for one in everyone for name, sha in one.items()}
 
 
 def _install(slot: Slot, tensor: Tensor, old: Tensor) -> None:
@@ -138,9 +175,3 @@ def _install(slot: Slot, tensor: Tensor, old: Tensor) -> None:
 def _state(method: Method | None) -> list[Tensor]:
     """A method's own tensors, to be written in place."""
     return [] if method is None else [t.data for t in method.state_dict(keep_vars=True).values()]
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Without a mask as large as the tensor: NaN and infinity both reach the extremes."""
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))

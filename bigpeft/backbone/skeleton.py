@@ -47,6 +47,8 @@ def read_config(
             f"has a configuration that transformers cannot read (model_type {kind!r}: {error})",
             "use a model of the installed transformers, or model.trust_remote_code: true",
         ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        delattr(config, "quantization_config")  # the weights' source knows; the skeleton is dense
     if layers is not None:
         _cut(config, layers)
     return config

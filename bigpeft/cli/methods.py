@@ -26,6 +26,7 @@ COLUMNS = {
     "extra passes": "extra",
     "dense W at load": "needs_dense",
     "merges": "mergeable",
+    "HF peft": "hf_peft",
     "mpc": "mpc",
     "source": "source",
 }
@@ -65,6 +66,7 @@ def facts(name: str, method: type[Method]) -> dict[str, object]:
         "extra": method.extra,
         "needs_dense": method.needs_dense,
         "mergeable": method.mergeable,
+        "hf_peft": method.hf_peft,
         "supports_mpc": bool(method.mpc_patterns),
         "mpc": " ".join(method.mpc_patterns) or "none",
         "learning_rate": method.learning_rate,
@@ -89,6 +91,7 @@ def story(name: str, method: type[Method], trained: object = None) -> str:
         f"Moves:          {method.moves}",
         f"Choose it when: {method.when}",
         f"Extra passes:   {method.extra}",
+        f"HF peft:        {method.hf_peft}",
         f"Learning rate:  {method.learning_rate:g} by default ({method.learning_rate_source})",
         f"MPC patterns:   {' '.join(method.mpc_patterns) or 'none'}",
     ]

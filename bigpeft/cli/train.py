@@ -63,7 +63,10 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
 
     try:
         run = train(loaded, world, terminal)
-        save_adapter(Path(loaded.run.folder) / "adapter", run.trained, run.plan, run.engine)
+        folder, backbone = Path(loaded.run.folder) / "adapter", run.backbone
+        save_adapter(
+            folder, backbone.trained, run.plan, run.engine, backbone.base, backbone.started_from
+        )
     except StoppedEarly:
         leave_processes()
         raise

@@ -1,34 +1,43 @@
 """The adapter alone: safetensors and JSON, nothing to unpickle.
 
 `adapter/adapter.safetensors` holds every trained tensor in fp32 under `<layer>.<parameter>`, and
-what methods keep frozen beside them;
-`adapter/adapter.json` says which method made them and how.
+what methods keep frozen beside them; `adapter/adapter.json` says which method made them and how;
+`adapter/base.json` is the fingerprint of the model that they belong to.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
+from bigpeft.backbone import Fingerprint
 from bigpeft.checkpoint import training_state
+from bigpeft.checkpoint.adapter import TENSORS, VERSION, read_adapter, write_adapter
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.errors import FileError
-from bigpeft.placement import Trained
+from bigpeft.placement import Trained, frozen
 from bigpeft.plan import Plan
 
-TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
-_VERSION = 1
+__all__ = ["BASE", "TENSORS", "description", "read_adapter", "read_base", "save_adapter"]
+
+BASE = "base.json"
 
 
-def save_adapter(folder: Path, trained: Sequence[Trained], plan: Plan, engine: Engine) -> None:
-    """Write the adapter, all ranks together; the first one holds it whole for a moment."""
+def save_adapter(
+    folder: Path,
+    trained: Sequence[Trained],
+    plan: Plan,
+    engine: Engine,
+    base: Fingerprint,
+    started_from: str,
+) -> None:
+    """Write the adapter, all ranks together; the first one holds it whole for a moment.
+
+    `base` and `started_from`: which weights the run stood on, and whether methods that start from
+    W have seen them dense or an image.
+    """
     state = training_state(engine)
     tensors = {}
     for item in trained:
@@ -37,28 +46,19 @@ def save_adapter(folder: Path, trained: Sequence[Trained], plan: Plan, engine: E
             tensors[item.name] = whole.detach().float().cpu().clone()
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, tensors | frozen(plan), description(plan))
+        said = description(plan)
+        kept = {name: t.detach().cpu().clone() for name, t in frozen(plan.seated).items()}
+        said["base"] |= {"fingerprint": base.short, "started_from": started_from}
+        (folder / BASE).write_text(json.dumps(base.as_json()) + "\n")
+        write_adapter(folder, tensors | kept, said)
     dist.barrier()
-
-
-def frozen(plan: Plan) -> dict[str, Tensor]:
-    """What methods keep beside their parameters: singular vectors, norms, start factors.
-
-    They come from the dense weight, which 4-bit codes cannot give back.
-    """
-    return {
-        f"{layer}.{key}": buffer.detach().cpu().clone()
-        for layer, method in plan.seated.items()
-        for key, buffer in method.state_dict(keep_vars=True).items()
-        if not isinstance(buffer, nn.Parameter)
-    }
 
 
 def description(plan: Plan) -> dict[str, Any]:
     """What adapter.json says."""
     model = plan.recipe.model
     return {
-        "version": _VERSION,
+        "version": VERSION,
         "method": plan.recipe.method.model_dump(mode="json"),
         "mpc": plan.recipe.mpc and plan.recipe.mpc.model_dump(mode="json"),
         "layers": sorted(plan.seated),
@@ -70,27 +70,17 @@ def description(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
-    temporary = folder / f"{TENSORS}.tmp"
-    save_file(tensors, temporary)
-    temporary.chmod(0o644)
-    os.replace(temporary, folder / TENSORS)
-    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
+def read_base(folder: Path) -> Fingerprint | None:
+    """Which base the adapter belongs to; None where nothing says so, as in an imported adapter.
 
-
-def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description. Raises FileError for a folder that is no whole adapter."""
+    Raises FileError for a file that is no fingerprint.
+    """
+    path = folder / BASE
+    if not path.is_file():
+        return None
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
+        return Fingerprint.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
-            str(folder), f"is no adapter ({error})", "point at the adapter folder of a finished run"
+            str(path), f"is no fingerprint ({error})", "copy the adapter again"
         ) from error
-    if described.get("version") != _VERSION:
-        raise FileError(
-            str(folder / DESCRIPTION),
-            f"has format version {described.get('version')}, this bigpeft reads {_VERSION}",
-            "use the version of bigpeft that wrote it",
-        )
-    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}, described

@@ -19,28 +19,32 @@ def changed(
     slot: Slot,
     tensor: Tensor,
     base: Base = "dense",
+    packed: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """W' for the W in this slot, computed in `dtype`; a tensor that the run left alone comes back.
 
-    `base` image takes what the codes of W decode to in place of W.
+    `base` image takes what the codes of W decode to in place of W, be it changed or not; `packed`
+    are these codes where the run's base has them.
     """
     for name in slot.names:
         if name in run.dense:
             return run.dense[name]
-    if slot.linear is None or slot.linear.name not in run.seated:
+    linear = slot.linear
+    method = run.seated.get(linear.name) if linear is not None else None
+    if linear is None or (method is None and base == "dense"):
         return tensor
-    linear, method = slot.linear, run.seated[slot.linear.name]
-    assert isinstance(method, LinearMethod)
+    assert method is None or isinstance(method, LinearMethod)
     weight = (tensor.t().contiguous() if linear.transposed else tensor).to(dtype)
-    if method.edits_base:
+    if method is not None and method.edits_base:
         kept = {key: value.clone() for key, value in method.state_dict().items()}
-        weight = method.start(weight)
+        weight, packed = method.start(weight), None
         method.load_state_dict(kept)
     if base == "image":
         codec = linear.base.codec
-        weight = codec.decode(codec.encode(weight), linear.base.shape, dtype)
-    merged = method.merge(weight)
+        codes = codec.encode(weight) if packed is None else packed
+        weight = codec.decode(codes, linear.base.shape, dtype)
+    merged = weight if method is None else method.merge(weight)
     return merged.t().contiguous() if linear.transposed else merged
 
 

@@ -7,25 +7,20 @@ up to a smaller side of 1024 and nearly beyond; the error is measured, not estim
 ΔW has rank k or less loses nothing but rounding.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bigpeft.backbone import fill_slots
-from bigpeft.errors import FileError, RecipeError
+from bigpeft.backbone.writer import refuse_existing
+from bigpeft.errors import RecipeError
 from bigpeft.export.changed import changed, refuse_unmergeable
+from bigpeft.export.peft_folder import PREFIX, common_config, write_peft_folder
 from bigpeft.export.run import FinishedRun
-from bigpeft.export.writer import Entry, refuse_existing, write_file
 from bigpeft.methods.algebra import top_singular
-
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -72,11 +67,17 @@ def export_lora(
         weight = source.read(slot.key).double()
         delta = changed(run, slot, weight, dtype=torch.float64) - weight
         a, b, errors[name] = factors(delta.t() if linear.transposed else delta, rank)
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b
         progress(number + 1, len(run.seated))
     transposed = any(linears[name][1].transposed for name in errors)
-    _write(out, tensors, _config(run, rank, list(errors), transposed), errors)
+    config = common_config(run.recipe, "LORA") | {
+        "r": rank,
+        "lora_alpha": rank,
+        "fan_in_fan_out": transposed,
+        "target_modules": list(errors),
+    }
+    write_peft_folder(out, config, tensors, {"errors.json": errors})
     return Factored(out, rank, errors)
 
 
@@ -92,39 +93,3 @@ def factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     size = delta.norm().item()
     error = torch.addmm(delta, b, a, alpha=-1).norm().item() / size if size else 0.0
     return a.float(), b.float(), error
-
-
-def _config(run: FinishedRun, rank: int, layers: list[str], transposed: bool) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": run.recipe.model.name,
-        "revision": None,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": transposed,
-        "target_modules": layers,
-        "inference_mode": True,
-    }
-
-
-def _write(
-    out: Path, tensors: dict[str, Tensor], config: dict[str, Any], errors: dict[str, float]
-) -> None:
-    part = out.with_name(out.name + ".part")
-    entries = [Entry(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()]
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        (part / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (part / "errors.json").write_text(json.dumps(errors, indent=2) + "\n")
-        write_file(part / "adapter_model.safetensors", entries, tensors.values())
-        os.replace(part, out)
-    except OSError as error:
-        raise FileError(
-            str(out), f"cannot be written ({error})", "make room, or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

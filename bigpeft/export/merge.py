@@ -1,37 +1,30 @@
-"""The adapter into the weights: W → W', tensor by tensor, a folder that transformers opens.
+"""The adapter into the weights: W → W', tensor by tensor, a folder that transformers opens."""
 
-Work goes into OUT.part; finished shards are listed there with their hashes, so that an interrupted
-merge goes on. The folder gets its name when it is whole.
-"""
-
+import copy
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from bigpeft.backbone import WeightSource, fill_slots
-from bigpeft.backbone.slots import Slot
+from bigpeft.backbone import fill_slots
+from bigpeft.backbone.fingerprint import fingerprint
+from bigpeft.backbone.layouts import BitsAndBytes, Dense, Layout, Packed, say_quantised
+from bigpeft.backbone.sources.source import digest
+from bigpeft.backbone.streamed import StreamedFolder
+from bigpeft.backbone.writer import Bundle
 from bigpeft.checkpoint.manifest import sha256
-from bigpeft.errors import FileError
+from bigpeft.errors import RecipeError
 from bigpeft.export.adapter import TENSORS
 from bigpeft.export.changed import Base, changed, refuse_unmergeable
 from bigpeft.export.run import FinishedRun
-from bigpeft.export.writer import (
-    Entry,
-    refuse_existing,
-    shard_name,
-    shards,
-    write_file,
-    write_index,
-)
+from bigpeft.quant import CodecOptions, make_codec
 
-_DONE = "merge.json"
-_COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
+Format = Literal["packed", "bitsandbytes"]
 
 
 @dataclass(frozen=True)
@@ -44,113 +37,127 @@ class Merged:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class Written:
+    """How the merged weights are kept: `weights` none as they are, else packed so, in `format`."""
+
+    weights: str = "none"
+    block: int = 64
+    nested: bool = True
+    format: Format = "packed"
+
+    def layout(self) -> Layout:
+        """Raises RecipeError for a block that the codec does not take."""
+        if self.weights == "none":
+            return Dense()
+        codec = make_codec(self.weights, CodecOptions(self.block, self.nested))
+        return Packed(codec) if self.format == "packed" else BitsAndBytes(codec)
+
+
 def merge(
     run: FinishedRun,
     out: Path,
     base: Base = "dense",
+    written: Written = Written(),
     shard_bytes: int = 5_000_000_000,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
-    """Write the merged model to `out`; no more than one dense tensor and its change is in memory.
+    """Write the merged model to `out`; each core has one dense tensor and its change in memory.
 
     `base` dense adds the change to the original weights, image to what their 4-bit codes decode to,
     which is what the run was trained on. `progress` gets (bytes written, bytes in all). Raises
-    RecipeError for a method that no weight can hold, FileError for a place that cannot be written.
+    RecipeError for a method that no weight can hold, WeightError for another base than the run's,
+    FileError for a place that cannot be written.
     """
     refuse_unmergeable(run)
-    source = run.open_weights()
+    source, layout = run.open_weights(), written.layout()
+    _refuse_missing_base(run, source.exact, base)
     slots = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
-    entries = [Entry(key, source.dtype(key), shape) for key, shape in source.shapes().items()]
-    cut = shards(entries, shard_bytes)
-    total = sum(entry.nbytes for entry in entries)
-    identity = _identity(run, base, shard_bytes)
-    part, done = _open_part(out, identity)
-    written = 0
-    for number, shard in enumerate(cut):
-        name = shard_name(number, len(cut))
-        if name not in done:
-            done[name] = write_file(part / name, shard, _tensors(run, source, shard, slots, base))
-            _note(part, identity, done)
-        written += sum(entry.nbytes for entry in shard)
-        progress(written, total)
-    write_index(part, cut)
-    _copy_beside(run, part)
-    _describe(part, run, base, done)
-    os.replace(part, out)
-    linears = sum(
-        slot.linear is not None and slot.linear.name in run.seated for slot in slots.values()
-    )
-    return Merged(out, linears, len(cut), total)
+    bundles = [
+        layout.bundle(slots.get(key), key, source.dtype(key), shape)
+        for key, shape in source.shapes().items()
+        if key in slots or layout.whole
+    ]
+    streamed = StreamedFolder(out, bundles, shard_bytes, _identity(run, base, written))
+    known: dict[str, tuple[str, str]] = {}
 
-
-def _tensors(
-    run: FinishedRun,
-    source: WeightSource,
-    shard: Sequence[Entry],
-    slots: dict[str, Slot],
-    base: Base,
-) -> Iterator[Tensor]:
-    for entry in shard:
-        tensor, slot = source.read(entry.name), slots.get(entry.name)
+    def make(bundle: Bundle) -> list[Tensor]:
+        name = bundle.name
+        tensor, slot, dtype = source.read(name), slots.get(name), source.dtype(name)
         if slot is not None:
-            tensor = changed(run, slot, tensor, base)
-        yield tensor.to(entry.dtype)
+            packed = None
+            if base == "image" and slot.linear is not None:
+                packed = source.packed(name, slot.linear.base.codec)
+            tensor = changed(run, slot, tensor, base, packed).to(dtype)
+        tensors = layout.tensors(slot, tensor, bundle)
+        if isinstance(layout, Packed):
+            known[name] = digest(tensor), digest(*tensors)
+        return tensors
+
+    streamed.write(make, os.cpu_count() or 1, progress, known.get)
+    _complete(streamed, run, base)
+    if isinstance(layout, Packed):
+        merged = {name: whole for name, (whole, _) in streamed.notes.items()}
+        stored = {name: packed for name, (_, packed) in streamed.notes.items()}
+        now = fingerprint(run.model.config, slots.values(), source.dtype, merged)
+        layout.manifest(slots, now, stored, streamed.files).write(streamed.part)
+    if isinstance(layout, BitsAndBytes):
+        dtype = source.dtype(next(key for key, slot in slots.items() if slot.linear))
+        say_quantised(streamed.part, layout.config(dtype, _dense_linears(run)))
+    streamed.finish()
+    linears = [slot for slot in slots.values() if slot.linear and slot.linear.name in run.seated]
+    return Merged(out, len(linears), len(streamed.cut), streamed.nbytes)
 
 
-def _identity(run: FinishedRun, base: Base, shard_bytes: int) -> dict[str, Any]:
+def _refuse_missing_base(run: FinishedRun, exact: bool, base: Base) -> None:
+    """Dense weights are wanted and the run has seen none, or has none."""
+    if base == "image":
+        return
+    name = run.recipe.model.name
+    if not exact:
+        raise RecipeError(
+            "--base dense",
+            f"{name} is packed, the dense weights that it was made from are not in it",
+            "write --base image, or --model FOLDER with the dense model",
+        )
+    edits = any(getattr(method, "edits_base", False) for method in run.seated.values())
+    if edits and run.started_from == "image":
+        raise RecipeError(
+            "--base dense",
+            f"{run.recipe.method.name} took its start out of the image of the weights, not of the "
+            "dense ones",
+            "write --base image without --model",
+        )
+
+
+def _dense_linears(run: FinishedRun) -> list[str]:
+    """Linears of the model that are never packed."""
+    return [n for n, m in run.model.named_modules() if type(m) in (nn.Linear, Conv1D)]
+
+
+def _identity(run: FinishedRun, base: Base, written: Written) -> dict[str, Any]:
     """What an interrupted merge must share with the one that goes on."""
     return {
         "adapter": sha256(run.folder / "adapter" / TENSORS),
         "model": run.recipe.model.model_dump(mode="json"),
+        "from": str(run.base),
         "base": base,
-        "shard_bytes": shard_bytes,
+        "written": [written.weights, written.block, written.nested, written.format],
     }
 
 
-def _open_part(out: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, str]]:
-    """OUT.part, and the shards in it that an earlier merge of the same kind finished."""
-    refuse_existing(out)
-    part = out.with_name(out.name + ".part")
-    try:
-        known = json.loads((part / _DONE).read_text())
-        if known["identity"] == identity:
-            return part, known["shards"]
-    except (OSError, ValueError, KeyError):
-        pass
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise FileError(
-            str(part), f"cannot be made ({error.strerror})", "choose another folder"
-        ) from error
-    return part, {}
-
-
-def _note(part: Path, identity: dict[str, Any], done: dict[str, str]) -> None:
-    temporary = part / f"{_DONE}.tmp"
-    temporary.write_text(json.dumps({"identity": identity, "shards": done}))
-    os.replace(temporary, part / _DONE)
-
-
-def _copy_beside(run: FinishedRun, part: Path) -> None:
-    """Configuration, tokenizer and whatever else lies beside the weights."""
-    run.model.config.save_pretrained(part)
+def _complete(streamed: StreamedFolder, run: FinishedRun, base: Base) -> None:
+    """Configuration, tokenizer, and what was merged."""
     tokenizer = run.recipe.model.tokenizer
-    for folder in (tokenizer and Path(tokenizer), run.base):
-        if folder and folder.is_dir():
-            for pattern in _COPIED:
-                for path in folder.glob(pattern):
-                    if not path.name.endswith(".index.json"):
-                        shutil.copyfile(path, part / path.name)
-
-
-def _describe(part: Path, run: FinishedRun, base: Base, done: dict[str, str]) -> None:
+    streamed.copy_beside(Path(tokenizer) if tokenizer else None)
+    streamed.copy_beside(run.base)
+    config = copy.deepcopy(run.model.config)
+    config.use_cache, config.architectures = True, [type(run.model).__name__]
+    config.save_pretrained(streamed.part)
     said = {
         "method": run.recipe.method.model_dump(mode="json"),
         "base": {"name": run.recipe.model.name, "merged_into": base},
         "trained_on": run.recipe.model.weights,
-        "sha256": done,
+        "sha256": {name: sha for name, (_, sha) in streamed.files.items()},
     }
-    (part / "bigpeft.json").write_text(json.dumps(said, indent=2) + "\n")
-    (part / _DONE).unlink()
+    (streamed.part / "bigpeft.json").write_text(json.dumps(said, indent=2) + "\n")

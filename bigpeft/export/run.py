@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bigpeft.backbone import WeightSource
+from bigpeft.backbone import Fingerprint, Verified, WeightSource
 from bigpeft.errors import FileError
-from bigpeft.export.adapter import read_adapter
+from bigpeft.export.adapter import read_adapter, read_base
 from bigpeft.methods import Method
 from bigpeft.placement import place, start, trained
 from bigpeft.plan import build_model, open_weights, placement_of, resolve_model_folder
@@ -32,14 +32,22 @@ class FinishedRun:
     seated: dict[str, Method]
     dense: dict[str, Tensor]
     base: Path | None
+    fingerprint: Fingerprint | None
+    started_from: str
 
     def open_weights(self) -> WeightSource:
-        """The dense base. Raises WeightError where it is missing or of another shape."""
-        return open_weights(self.recipe, self.base, self.model)
+        """The base, each tensor compared with the one that the adapter was trained on.
+
+        Raises WeightError where it is missing, damaged or another one.
+        """
+        source = open_weights(self.recipe, self.base, self.model)
+        if self.fingerprint is None:
+            return source
+        return Verified(source, self.fingerprint, str(self.folder / "adapter"))
 
 
-def open_run(folder: Path) -> FinishedRun:
-    """Open RUN/recipe.yaml and RUN/adapter.
+def open_run(folder: Path, base: Path | None = None) -> FinishedRun:
+    """Open RUN/recipe.yaml and RUN/adapter, over another copy of its `base` if one is named.
 
     Raises FileError for a folder without them, or an adapter of another shape than its recipe says.
     """
@@ -47,13 +55,22 @@ def open_run(folder: Path) -> FinishedRun:
     if not path.is_file():
         raise FileError(str(folder), "is no run folder: it has no recipe.yaml", "name a run folder")
     recipe = load_recipe(path)
-    tensors, _ = read_adapter(folder / "adapter")
-    base = resolve_model_folder(recipe.model)
+    tensors, described = read_adapter(folder / "adapter")
+    base = base or resolve_model_folder(recipe.model)
     model, _ = build_model(recipe, base, torch.float32)
     seated = place(model, placement_of(recipe))
     start(seated, recipe.run.seed, CPU, torch.float32)
     dense = _load(folder / "adapter", model, seated, tensors)
-    return FinishedRun(folder, recipe, model, seated, dense, base)
+    return FinishedRun(
+        folder=folder,
+        recipe=recipe,
+        model=model,
+        seated=seated,
+        dense=dense,
+        base=base,
+        fingerprint=read_base(folder / "adapter"),
+        started_from=described.get("base", {}).get("started_from", "dense"),
+    )
 
 
 def _load(

@@ -7,6 +7,7 @@ from bigpeft.methods.base import LinearMethod, Method, MethodOptions, Role
 from bigpeft.methods.low_rank import Factors
 from bigpeft.methods.mpc import Mpc
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat
 from bigpeft.methods.seats import (
     InputMethod,
     ModelInput,
@@ -26,7 +27,10 @@ __all__ = [
     "MethodOptions",
     "ModelInput",
     "Mpc",
+    "NoPeftForm",
     "OutputMethod",
+    "PeftForm",
+    "PeftSeat",
     "PrefixMethod",
     "PromptMethod",
     "Role",
@@ -44,6 +48,7 @@ _MACHINERY = frozenset(
         "low_rank",
         "mpc",
         "operator",
+        "peft_form",
         "residual",
         "scaling",
         "seats",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bigpeft.errors import RecipeError
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat
 from bigpeft.methods.step import Step
 
 
@@ -67,6 +68,8 @@ class Method(nn.Module, ABC):
     mergeable: bool = True
     mpc_patterns: ClassVar[str] = ""
     """Letters of the matrix pattern constraints that it can take."""
+    hf_peft: ClassVar[str] = "none"
+    """The type of HF peft that computes the same, with what there is to say of it."""
     evolving: ClassVar[tuple[str, ...]] = ()
     """Buffers that steps change: checkpoints keep them, the others follow from W."""
 
@@ -104,6 +107,13 @@ class Method(nn.Module, ABC):
     def role(self, parameter: str) -> Role:
         """The optimizer's treatment of the parameter with this name."""
         return Role(parameter)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """What HF peft has that computes the same at this seat, the best first.
+
+        Raises NoPeftForm where there is nothing.
+        """
+        raise NoPeftForm("computes what no adapter of HF peft does")
 
     @classmethod
     def join(cls, seats: Mapping[str, Self]) -> None:

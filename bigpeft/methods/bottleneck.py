@@ -1,6 +1,7 @@
 """A small network behind a sublayer: h + U f(D h + b₁) + b₂."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.mpc import FUNCTIONS
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat
 from bigpeft.methods.seats import OutputMethod
 
 
@@ -53,6 +55,10 @@ class Bottleneck(OutputMethod):
         inner = F.linear(y, self.down.to(dtype), self.down_bias.to(dtype))
         inner = F.dropout(self.activation(inner), self.dropout, self.training)
         return y + F.linear(inner, self.up.to(dtype), self.up_bias.to(dtype))
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """None: HF peft has no network there."""
+        raise NoPeftForm("is a small network behind a layer, which HF peft has not")
 
     def role(self, parameter: str) -> Role:
         """Biases are not decayed."""

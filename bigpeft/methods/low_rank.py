@@ -1,6 +1,7 @@
 """Methods with two trained factors: y = base(x) + s · B A x and its relatives."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import LinearMethod, MethodOptions
 from bigpeft.methods.mpc import FUNCTIONS, Mpc
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat, lora
 from bigpeft.methods.shapes import refuse_rank_above_sides
 
 
@@ -91,6 +93,14 @@ class Factors(LinearMethod):
         """The matrix of `product`, (out_features, in_features), in this dtype."""
         return self.lora_B.to(dtype) @ self.inner(self.lora_A.to(dtype).t()).t()
 
+    def linear_factors(self) -> tuple[Tensor, Tensor]:
+        """A (rank, in_features) and B (out_features, rank) in fp64, whose product is that of
+        `product`. Raises NoPeftForm where there is a function between them.
+        """
+        if not self.mergeable:
+            raise NoPeftForm("has a function between its factors, which HF peft has not")
+        return self.inner(self.lora_A.double().t()).t(), self.lora_B.double()
+
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:
         """rank · (in_features + out_features)."""
@@ -103,6 +113,7 @@ class LowRank(Factors):
 
     Options = LowRankOptions
     mpc_patterns: ClassVar[str] = "odn"
+    hf_peft: ClassVar[str] = "LORA"
     has_core: ClassVar[bool] = False
     """Whether something trained between the factors leaves their lengths free."""
 
@@ -150,6 +161,10 @@ class LowRank(Factors):
         if not self.mergeable:
             return super().merge(weight)
         return (weight + self.delta(at_least_fp32(weight.dtype))).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA, with what lies between the factors multiplied into A."""
+        return [lora(*self.linear_factors(), self.scaling, self.dropout)]
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ change. For the same reason nothing is decayed.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +23,7 @@ from bigpeft.methods.base import Role
 from bigpeft.methods.low_rank import FactorOptions, Factors
 from bigpeft.methods.mpc import Mpc
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 
 
 class ResidualOptions(FactorOptions):
@@ -34,6 +37,7 @@ class Residual(Factors):
 
     Options = ResidualOptions
     needs_dense = True
+    hf_peft: ClassVar[str] = "LORA of rank 2 · rank"
 
     def __init__(self, linear: FrozenLinear, options: ResidualOptions) -> None:
         super().__init__(linear, options.rank)
@@ -57,13 +61,18 @@ class Residual(Factors):
     def triplets(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """U (out_features, rank), σ (rank), Vᵀ (rank, in_features): what A and B start from."""
 
-    @torch.no_grad()
-    def start(self, weight: Tensor) -> Tensor:
-        """A₀ = √σ Vᵀ, B₀ = U √σ. Returns W - B₀A₀, or W where the base is kept."""
+    def start_factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """A₀ = √σ Vᵀ (rank, in_features) and B₀ = U √σ (out_features, rank) of dense W."""
         left, values, right = self.triplets(weight)
         root = values.sqrt()
-        self.lora_A.copy_(root[:, None] * right)
-        self.lora_B.copy_(left * root)
+        return root[:, None] * right, left * root
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> Tensor:
+        """A = A₀, B = B₀. Returns W - B₀A₀, or W where the base is kept."""
+        start_a, start_b = self.start_factors(weight)
+        self.lora_A.copy_(start_a)
+        self.lora_B.copy_(start_b)
         if self.keep_base:
             self.start_A.copy_(self.lora_A)
             self.start_B.copy_(self.lora_B)
@@ -84,6 +93,16 @@ class Residual(Factors):
         if self.keep_base:
             merged = merged - self.start_B.to(wide) @ self.start_A.to(wide)
         return merged.to(weight.dtype)
+
+    @torch.no_grad()
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA over the whole W: B A and, beside it, the part -B₀A₀ that training started from."""
+        a, b = self.linear_factors()
+        if self.keep_base:
+            start_a, start_b = self.start_A.double(), self.start_B.double()
+        else:
+            start_a, start_b = self.start_factors(seat.dense())
+        return [lora(torch.cat([a, start_a.to(a)]), torch.cat([b, -start_b.to(b)], dim=1))]
 
     def role(self, parameter: str) -> Role:
         """No decay: it would pull a part of W to zero."""

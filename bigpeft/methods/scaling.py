@@ -1,13 +1,15 @@
 """Methods that only scale features: parameters are offsets from one, never decayed."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat
-from torch import nn
+from torch import Tensor, nn
 
 from bigpeft.methods.base import LinearMethod, MethodOptions, Role
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, hira
 
 
 class ScalingOptions(MethodOptions):
@@ -41,3 +43,10 @@ class Scaling(LinearMethod):
     def role(self, parameter: str) -> Role:
         """Scales: no decay, their own learning rate."""
         return Role(parameter, learning_rate_scale=self.learning_rate_scale, decay=False)
+
+
+def input_scale_forms(offset: Tensor, out_features: int) -> Sequence[PeftForm]:
+    """Forms of W · diag(1 + offset), offset (in_features): (IA)3 of a feed-forward layer, HiRA."""
+    scale = (1 + offset.double())[None]
+    feed_forward = PeftForm("IA3", {"ia3_l": scale}, lists=("feedforward_modules",))
+    return [feed_forward, hira(offset[None], torch.ones(out_features, 1))]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bigpeft.methods.base import Method
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 
 ATTENTION_OUTPUTS = r".*(o_proj|out_proj|attn\.c_proj|(self_attn|attention)\.dense)"
 FEED_FORWARD_OUTPUTS = r".*(down_proj|fc2|dense_4h_to_h|mlp\.c_proj)"
@@ -74,6 +75,16 @@ class PromptMethod(InputMethod):
     @abstractmethod
     def forward(self) -> Tensor:
         """The embeddings (length, hidden_size)."""
+
+    def virtual_tokens(self, kind: str, seat: PeftSeat) -> PeftForm:
+        """HF peft's form of this kind, which puts its embeddings behind the model's own factor."""
+        embeddings = self() * seat.embedding_scale
+        config = {
+            "num_virtual_tokens": self.length,
+            "token_dim": embeddings.shape[1],
+            "num_transformer_submodules": 1,
+        }
+        return PeftForm(kind, {"prompt_embeddings": embeddings}, config)
 
 
 class PrefixMethod(InputMethod):

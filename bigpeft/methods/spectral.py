@@ -4,6 +4,7 @@ The triplets are those of the dense W, taken before it is quantised, and stay fr
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32, top_singular
 from bigpeft.methods.base import LinearMethod, MethodOptions, Role
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 from bigpeft.methods.shapes import refuse_rank_above_sides
 
 
@@ -52,6 +54,7 @@ class Spectral(LinearMethod):
     """Holds the triplets as the buffers `left`, `values` and `right`."""
 
     needs_dense = True
+    hf_peft: ClassVar[str] = "LORA"
 
     def __init__(self, linear: FrozenLinear, rank: int, iterations: int | None) -> None:
         super().__init__()
@@ -84,6 +87,7 @@ class SingularShift(Spectral):
 
     learning_rate: ClassVar[float] = 1e-4
     learning_rate_source: ClassVar[str] = "arXiv 2303.11305 (SVDiff), × 10 for singular values"
+    hf_peft: ClassVar[str] = "LORA of rank `directions`"
     Options = ShiftOptions
 
     def __init__(self, linear: FrozenLinear, options: ShiftOptions) -> None:
@@ -107,6 +111,11 @@ class SingularShift(Spectral):
         wide = at_least_fp32(weight.dtype)
         delta = (self.left.to(wide) * self.shift(wide)) @ self.right.to(wide)
         return (weight + delta).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA over the frozen singular vectors, the shifts in A."""
+        moved = self.shift(torch.float64)[:, None] * self.right.double()
+        return [lora(moved, self.left)]
 
     def role(self, parameter: str) -> Role:
         """Singular values: no decay, their own learning rate."""

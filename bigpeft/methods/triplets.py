@@ -84,6 +84,7 @@ class Triplets(LowRank):
     has_core = True
     learning_rate = 5e-4
     learning_rate_source = "arXiv 2407.05417, table VI"
+    hf_peft = "LORA, E in A"
     evolving: ClassVar[tuple[str, ...]] = ("mask",)
 
     def __init__(self, linear: FrozenLinear, options: TripletOptions, slots: int) -> None:

@@ -1,8 +1,9 @@
 """Where methods sit: patterns → seats, wrapped linears, the names of what is trained."""
 
 from bigpeft.placement.place import Placement, count, place, start, starters
+from bigpeft.placement.prompt import embedding_scale
 from bigpeft.placement.seats import Adapted, position_limit
-from bigpeft.placement.state import Trained, evolving, optimizer_groups, trained
+from bigpeft.placement.state import Trained, evolving, frozen, optimizer_groups, trained
 from bigpeft.placement.targets import matches, select
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "Placement",
     "Trained",
     "count",
+    "embedding_scale",
     "evolving",
+    "frozen",
     "matches",
     "optimizer_groups",
     "place",

@@ -31,7 +31,7 @@ class Prompt:
         given = {**kwargs, **dict(zip(names, args, strict=True))}
         ids, embeds = given.pop("input_ids", None), given.pop("inputs_embeds", None)
         tokens = self._embedding(ids) if embeds is None else embeds
-        prompt = self._method().to(tokens.dtype) * self._scale(tokens.dtype)
+        prompt = self._method().to(tokens.dtype) * embedding_scale(self._embedding, tokens.dtype)
         prompt = prompt.expand(len(tokens), -1, -1)
         mask = given.get("attention_mask")
         if mask is not None:
@@ -44,6 +44,8 @@ class Prompt:
         output.last_hidden_state = output.last_hidden_state[:, self._method.length :]
         return output
 
-    def _scale(self, dtype: torch.dtype) -> Tensor | float:
-        scale = getattr(self._embedding, "embed_scale", 1.0)
-        return scale.to(dtype) if isinstance(scale, Tensor) else scale
+
+def embedding_scale(embedding: nn.Module, dtype: torch.dtype) -> Tensor | float:
+    """What this embedding multiplies the numbers of its file with."""
+    scale = getattr(embedding, "embed_scale", 1.0)
+    return scale.to(dtype) if isinstance(scale, Tensor) else scale

@@ -45,6 +45,18 @@ def evolving(seated: Mapping[str, Method]) -> dict[str, Tensor]:
     }
 
 
+def frozen(seated: Mapping[str, Method]) -> dict[str, Tensor]:
+    """What methods keep beside their parameters and files hold, under `<seat>.<buffer>`: singular
+    vectors, norms, start factors. They come from the dense weight, which codes cannot give back.
+    """
+    return {
+        f"{seat}.{key}": tensor
+        for seat, method in seated.items()
+        for key, tensor in method.state_dict(keep_vars=True).items()
+        if not isinstance(tensor, nn.Parameter)
+    }
+
+
 def optimizer_groups(
     parameters: list[Trained], learning_rate: float, weight_decay: float
 ) -> list[dict[str, object]]:

@@ -31,9 +31,16 @@ class Codec(ABC):
     """A pure pair of functions between dense weights and bytes; no files, ranks or modules."""
 
     version: ClassVar[int] = 1
+    quantises: ClassVar[bool] = True
+    """Whether the bytes are fewer than those of the dense weight, and worth a file of their own."""
 
     def __init__(self, options: CodecOptions) -> None:
         self.options = options
+
+    @property
+    def name(self) -> str:
+        """What recipes and files call the format: the name of its module."""
+        return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
     def nbytes(self, shape: tuple[int, int]) -> int:

@@ -8,7 +8,7 @@ with AVX-512, and compiles code for an odd one. Its kernel is right for one long
 weights are decoded as that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
 from typing import ClassVar
@@ -16,11 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bigpeft.errors import RecipeError
+from bigpeft.errors import RecipeError, WeightError
 from bigpeft.quant.codec import Codec, CodecOptions, sections, view_as
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-_NESTED_BLOCK = 256
+NESTED_BLOCK = 256
 _PIECE = 1 << 20
 
 
@@ -33,7 +33,7 @@ def _bitsandbytes() -> ModuleType:
 
 
 @cache
-def _nested_levels(device: torch.device) -> Tensor:
+def nested_levels(device: torch.device) -> Tensor:
     """The 256 levels of a quantised scale, a constant of the format."""
     return _bitsandbytes().create_dynamic_map().to(device)
 
@@ -59,12 +59,17 @@ class FourBit(Codec):
             )
         super().__init__(options)
 
+    def table(self) -> Tensor:
+        """The 16 levels, fp32 on the CPU."""
+        table: Tensor = _bitsandbytes().get_4bit_type(self.levels, device="cpu")
+        return table
+
     def _ranges(self, shape: tuple[int, int]) -> tuple[list[tuple[int, int]], int]:
         numbers = shape[0] * shape[1]
         blocks = -(-numbers // self.options.block)
         codes = -(-numbers // 2)
         if self.options.nested:
-            return sections([codes, blocks, 4 * -(-blocks // _NESTED_BLOCK), 4])
+            return sections([codes, blocks, 4 * -(-blocks // NESTED_BLOCK), 4])
         return sections([codes, 4 * blocks])
 
     def nbytes(self, shape: tuple[int, int]) -> int:
@@ -88,27 +93,51 @@ class FourBit(Codec):
             flat[start:end] = part.reshape(-1).view(torch.uint8)
         return flat
 
+    def join(self, parts: Sequence[Tensor], shape: tuple[int, int], name: str) -> Tensor:
+        """Codes and statistics of W (out_features, in_features) as bitsandbytes keeps them → flat.
+
+        Raises WeightError, naming the weight, for sections of another length.
+        """
+        ranges, total = self._ranges(shape)
+        flat = torch.zeros(total, dtype=torch.uint8, device=parts[0].device)
+        for (start, end), part in zip(ranges, parts, strict=True):
+            section = part.contiguous().reshape(-1).view(torch.uint8)
+            if section.numel() != end - start:
+                raise WeightError(
+                    name,
+                    f"has {section.numel()} bytes in a section of {end - start}",
+                    "download or copy the model again",
+                )
+            flat[start:end] = section
+        return flat
+
+    def split(self, flat: Tensor, shape: tuple[int, int]) -> list[Tensor]:
+        """The inverse of `join`: codes, scales and, nested, scales of scales and their mean."""
+        parts = [flat[start:end] for start, end in self._ranges(shape)[0]]
+        if not self.options.nested:
+            return [parts[0], view_as(parts[1], torch.float32)]
+        return [*parts[:2], *(view_as(part, torch.float32) for part in parts[2:])]
+
     def _statistics(self, pieces: list[Tensor]) -> list[Tensor]:
         """The sections after the codes, made as bitsandbytes makes nested statistics."""
         scales = torch.cat(pieces)
         if not self.options.nested:
             return [scales]
         mean = scales.mean()
-        codes, state = _bitsandbytes().quantize_blockwise(scales - mean, blocksize=_NESTED_BLOCK)
+        codes, state = _bitsandbytes().quantize_blockwise(scales - mean, blocksize=NESTED_BLOCK)
         return [codes, state.absmax, mean]
 
     def decode(self, flat: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """uint8 (nbytes,) → dense (out_features, in_features); fp64 is widened from fp32."""
         _bitsandbytes()
         out_features, in_features = shape
-        parts = [flat[start:end] for start, end in self._ranges(shape)[0]]
-        codes = parts[0]
+        codes, *statistics = self.split(flat, shape)
         row = out_features * in_features
         whole_blocks = in_features % self.options.block == 0
         computed = dtype if dtype != torch.float64 else torch.float32
         dense = torch.ops.bitsandbytes.dequantize_4bit.default(
             codes.view(-1, 1),
-            self._scales(parts[1:]),
+            self._scales(statistics),
             self.options.block,
             self.levels,
             shape if whole_blocks else (2 * codes.numel(),),
@@ -119,13 +148,13 @@ class FourBit(Codec):
     def _scales(self, statistics: list[Tensor]) -> Tensor:
         """One fp32 scale per block."""
         if not self.options.nested:
-            return view_as(statistics[0], torch.float32)
+            return statistics[0]
         codes, scales, mean = statistics
         decoded = torch.ops.bitsandbytes.dequantize_blockwise.default(
             codes,
-            view_as(scales, torch.float32),
-            _nested_levels(codes.device),
-            _NESTED_BLOCK,
+            scales,
+            nested_levels(codes.device),
+            NESTED_BLOCK,
             torch.float32,
         )
-        return decoded.add_(view_as(mean, torch.float32))
+        return decoded.add_(mean)

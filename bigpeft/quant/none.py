@@ -9,6 +9,8 @@ from bigpeft.quant.codec import Codec, view_as
 class Unquantised(Codec):
     """The bytes of the dense weight."""
 
+    quantises = False
+
     def nbytes(self, shape: tuple[int, int]) -> int:
         """The size of one number times their count."""
         return shape[0] * shape[1] * self.options.dtype.itemsize

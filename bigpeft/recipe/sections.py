@@ -67,6 +67,10 @@ class Model(Section):
         64, description="weights that share one scale"
     )
     nested: bool = Field(True, description="quantise the scales too")
+    cache: str | None = Field(
+        None,
+        description="folder of packed copies: the first run packs the model, later ones read that",
+    )
     random: bool = Field(
         False, description="random weights from the config; no weight file is read"
     )
@@ -93,6 +97,11 @@ class MethodSection(Section):
     )
     overrides: dict[str, dict[str, Any]] = Field(
         {}, description="end of a layer name or regular expression → other options for it"
+    )
+    start_from: str | None = Field(
+        None,
+        description="folder of an adapter whose numbers the run starts from: that of another run, "
+        "or what bigpeft import has made",
     )
 
 
@@ -214,6 +223,11 @@ class Sharding(Section):
     fragment: str = Field("zero3", description="a file of ds_configs/ without .json, or a path")
     group: Literal["world", "node"] | PositiveInt = Field(
         "world", description="ranks that share one copy of the frozen backbone with ZeRO-3"
+    )
+    readers: Literal["world", "node"] = Field(
+        "world",
+        description="who shares the reading of weight files: all ranks, or those of each node, so "
+        "that no weight crosses between nodes while loading",
     )
 
 

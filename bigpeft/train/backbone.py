@@ -1,21 +1,62 @@
 """The plan's skeleton becomes a model: starts drawn, weights streamed in, every part cut."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
 import torch
 
-from bigpeft.backbone import Loader, PackedMeter, WeightSource
+from bigpeft.backbone import Fingerprint, Loader, PackedMeter, WeightSource, through_cache
 from bigpeft.placement import Trained, start, starters, trained
-from bigpeft.plan import Plan
-from bigpeft.train.engine import make_partition
+from bigpeft.plan import Plan, codec_of
+from bigpeft.train.engine import make_partition, make_readers
 
 
-def load_backbone(
-    plan: Plan, source: WeightSource, device: torch.device
-) -> tuple[PackedMeter, list[Trained]]:
-    """Fill `plan.model` in place. Returns its meter and what is trained, in a stable order."""
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded model. `trained` is in a stable order; `base` says which weights it stands on.
+
+    `started_from` is what methods that start from W have seen: the dense weights, or the image of
+    them that a packed checkpoint holds.
+    """
+
+    meter: PackedMeter
+    trained: list[Trained]
+    base: Fingerprint
+    started_from: Literal["dense", "image"]
+
+    def remarks(self) -> list[str]:
+        """What users should know about it."""
+        if self.started_from == "dense":
+            return []
+        return ["the method starts from what the packed weights decode to, not from dense weights"]
+
+
+def open_backbone(plan: Plan, say: Callable[[str], None]) -> WeightSource:
+    """The weights that the plan wants, through the recipe's cache.
+
+    Raises WeightError or FileError; to be called by every rank before they join: one packs, the
+    others wait.
+    """
+    source, cache = plan.open_weights(), plan.recipe.model.cache
+    codec = codec_of(plan.recipe)
+    if cache is None or plan.folder is None or not source.exact or not codec.quantises:
+        return source
+    return through_cache(plan.model, source, plan.folder, Path(cache), codec, say)
+
+
+def load_backbone(plan: Plan, source: WeightSource, device: torch.device) -> Backbone:
+    """Fill `plan.model` in place."""
     start(plan.seated, plan.recipe.run.seed, device, plan.dtype)
     starts = starters(plan.model, plan.seated)
-    loader = Loader(source, make_partition(plan), device, plan.dtype, starts)
-    loader.fill(plan.model)
+    partition, readers = make_partition(plan), make_readers(plan)
+    base = Loader(source, partition, device, plan.dtype, starts, readers).fill(plan.model)
     plan.model.train()
     torch.manual_seed(plan.recipe.run.seed * 1_000_003 + plan.world.rank)
-    return PackedMeter(plan.model), trained(plan.model, plan.seated)
+    return Backbone(
+        meter=PackedMeter(plan.model),
+        trained=trained(plan.model, plan.seated),
+        base=base,
+        started_from="dense" if source.exact or not starts else "image",
+    )

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bigpeft.backbone import Partition, Whole, ZeroThree, node_group
+from bigpeft.backbone import Partition, Readers, Whole, ZeroThree, node_group
 from bigpeft.checkpoint.engine import Engine, accelerator
 from bigpeft.placement import Trained, optimizer_groups
 from bigpeft.plan import Plan
@@ -45,6 +45,14 @@ def make_partition(plan: Plan) -> Partition:
     if plan.stage < 3:
         return Whole()
     return ZeroThree(plan.ds_config, node_group(plan.group_size))
+
+
+def make_readers(plan: Plan) -> Readers:
+    """Who shares the reading of weight files: the world, or each node by itself."""
+    size = plan.world.local_size
+    if plan.recipe.sharding.readers == "world" or size == plan.world.size:
+        return Readers.of_world()
+    return Readers(plan.world.rank % size, size, node_group(size))
 
 
 def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> Engine:

@@ -11,7 +11,7 @@ from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
-from bigpeft.train.backbone import load_backbone
+from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.batches import Batches
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
@@ -20,6 +20,7 @@ from bigpeft.train.inputs import read_inputs
 from bigpeft.train.progress import Progress, total_steps
 from bigpeft.train.saving import Saver
 from bigpeft.train.schedule import Schedule
+from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
 from bigpeft.train.terminal import Terminal
 from bigpeft.world import World
@@ -31,16 +32,21 @@ class Finished:
 
     plan: Plan
     engine: Engine
-    trained: list[Trained]
+    backbone: Backbone
+
+    @property
+    def trained(self) -> list[Trained]:
+        """What was trained, in a stable order."""
+        return self.backbone.trained
 
 
 def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
     plan = make_plan(recipe, world)
-    weights = plan.open_weights()
     folder = Path(recipe.run.folder)
     open_run(folder, recipe.checkpoint.resume != "never", world)
     terminal.send_notices_to(folder / "run.log")
+    weights = open_backbone(plan, terminal.say)
     found = find(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     inputs = read_inputs(plan, folder)
     steps = total_steps(recipe, len(inputs.tokens))
@@ -49,23 +55,24 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     terminal.say(describe(plan, len(inputs.tokens), steps))
 
     device = join_processes(world)
-    meter, trained = load_backbone(plan, weights, device)
-    engine = build_engine(plan.model, trained, plan)
-    saver = Saver(folder / "checkpoints", plan, engine, trained)
+    backbone = load_backbone(plan, weights, device)
+    engine = build_engine(plan.model, backbone.trained, plan)
+    saver = Saver(folder / "checkpoints", plan, engine, backbone)
+    start_from(plan, engine, backbone.trained, found is not None, terminal.say)
     done = saver.resume(found, terminal.say)
     batches = Batches(inputs.tokens, inputs.pad_id, plan)
     schedule = Schedule.of(recipe.optimizer, steps)
     adapters = Adapters(plan.seated, engine, steps)
-    for remark in adapters.remarks():
+    for remark in (*backbone.remarks(), *adapters.remarks()):
         terminal.say(remark)
-    progress = Progress(folder, terminal, engine, meter, steps, done)
+    progress = Progress(folder, terminal, engine, backbone.meter, steps, done)
     if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
 
     for step in range(done, steps):
         started = time.monotonic()
         rate = set_learning_rate(engine, schedule.factor(step))
-        with meter.watch_if(step - done < 2):
+        with backbone.meter.watch_if(step - done < 2):
             record = train_step(engine, adapters, batches.of_step(step), step + 1)
         seconds = time.monotonic() - started
         adapters.after_step(step + 1)
@@ -82,7 +89,7 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
             raise StoppedEarly(f"stopped after step {step + 1} of {steps}")
 
     progress.summarise(plan)
-    return Finished(plan, engine, trained)
+    return Finished(plan, engine, backbone)
 
 
 def _places(plan: Plan) -> str:

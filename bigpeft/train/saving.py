@@ -6,15 +6,17 @@ from pathlib import Path
 from bigpeft.checkpoint import Meta, load, loss_scale, read_meta, save, updates_done
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.state import whole_shape
-from bigpeft.placement import Trained, evolving
+from bigpeft.placement import evolving
 from bigpeft.plan import Plan
+from bigpeft.train.backbone import Backbone
 
 
 class Saver:
     """Saves and resumes one run."""
 
-    def __init__(self, root: Path, plan: Plan, engine: Engine, trained: list[Trained]) -> None:
-        self._root, self._plan, self._engine, self._trained = root, plan, engine, trained
+    def __init__(self, root: Path, plan: Plan, engine: Engine, backbone: Backbone) -> None:
+        self._root, self._plan, self._engine = root, plan, engine
+        self._backbone, self._trained = backbone, backbone.trained
         self._state = evolving(plan.seated)
 
     def save(self, step: int) -> None:
@@ -37,18 +39,22 @@ class Saver:
             step=step,
             updates=updates_done(self._engine),
             world_size=self._plan.world.size,
-            identity=identity(self._plan),
+            identity=identity(self._plan, self._backbone.started_from),
+            base=self._backbone.base.as_json(),
             parameters={t.name: list(whole_shape(t.parameter)) for t in self._trained},
             loss_scale=loss_scale(self._engine),
         )
 
 
-def identity(plan: Plan) -> dict[str, object]:
+def identity(plan: Plan, started_from: str) -> dict[str, object]:
     """What must not change when a run goes on. World, stage, micro-batch and folders may."""
     recipe = plan.recipe
     return {
-        "model": recipe.model.model_dump(mode="json", exclude={"name", "tokenizer"}),
-        "method": recipe.method.model_dump(mode="json"),
+        "model": recipe.model.model_dump(
+            mode="json", exclude={"name", "tokenizer", "revision", "cache"}
+        ),
+        "started_from": started_from,
+        "method": recipe.method.model_dump(mode="json", exclude={"start_from"}),
         "mpc": recipe.mpc and recipe.mpc.model_dump(mode="json"),
         "data": recipe.data.model_dump(mode="json"),
         "batch.global_size": recipe.batch.global_size,

@@ -36,10 +36,13 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def saved_model(family: str, folder: Path, max_shard_size: str = "5GB") -> PreTrainedModel:
+def saved_model(
+    family: str, folder: Path, max_shard_size: str = "5GB", **more: object
+) -> PreTrainedModel:
     """A stock model with random weights, every one of them moved off its start, saved there."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family.partition("-")[0], **FAMILIES[family])
+    values = {**FAMILIES[family], **more}
+    config = AutoConfig.for_model(family.partition("-")[0], **values)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -26,6 +26,14 @@ def test_an_adapter_is_read_back_as_it_was_saved(tmp_path):
     assert described["version"] == 1
 
 
+def test_whole_numbers_stay_whole(tmp_path):
+    saved(tmp_path)
+    places = torch.tensor([2**24 + 1, 2**31 + 1])
+    save_file({"layer.q_proj.places": places}, tmp_path / "adapter.safetensors")
+
+    assert torch.equal(read_adapter(tmp_path)[0]["layer.q_proj.places"], places)
+
+
 @pytest.mark.parametrize("name", ["adapter.json", "adapter.safetensors"])
 def test_half_an_adapter_is_refused_and_named(name, tmp_path):
     saved(tmp_path)

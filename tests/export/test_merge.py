@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from typer.testing import CliRunner
 
+from bigpeft.backbone.sources import PackedFolder, SafetensorsFolder
+from bigpeft.backbone.writer import Bundle, Entry, shards, write_file
 from bigpeft.cli import app
-from bigpeft.errors import FileError, RecipeError
-from bigpeft.export import merge, open_run, save_adapter
-from bigpeft.export.writer import Entry, shards, write_file
+from bigpeft.errors import FileError, RecipeError, WeightError
+from bigpeft.export import Written, merge, open_run, read_adapter, save_adapter
+from bigpeft.quant import CodecOptions, make_codec
 from bigpeft.recipe import load_recipe
 from bigpeft.train.run import train
 from bigpeft.train.terminal import Terminal
 from bigpeft.world import read_world
+from tests.backbone.families import saved_model
 from tests.train.runs import DEBUG, run, summary
 from tests.worlds import world
 
@@ -40,9 +43,21 @@ def exported(folder: Path, *overrides: str) -> Path:
 
 
 def train_and_export(folder: Path, overrides: list[str]) -> None:
-    recipe = load_recipe(DEBUG, [f"run.folder={folder}", *SHORT, *overrides])
+    train_and_export_plain(folder, [*SHORT, *overrides])
+
+
+def train_and_export_plain(folder: Path, overrides: list[str]) -> None:
+    recipe = load_recipe(DEBUG, [f"run.folder={folder}", *overrides])
     finished = train(recipe, read_world(), Terminal(speaks=False))
-    save_adapter(folder / "adapter", finished.trained, finished.plan, finished.engine)
+    kept = finished.backbone
+    save_adapter(
+        folder / "adapter",
+        finished.trained,
+        finished.plan,
+        finished.engine,
+        kept.base,
+        kept.started_from,
+    )
 
 
 def loss_of(model: Path, folder: Path, weights: str = "none") -> float:
@@ -153,11 +168,132 @@ def test_a_disk_that_fills_in_the_middle_leaves_nothing(tmp_path):
 def test_files_are_cut_by_size_and_read_back(tmp_path):
     tensors = {f"t{n}": torch.randn(n + 1, 3).to(torch.bfloat16) for n in range(9)}
     entries = [Entry(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()]
+    bundles = [Bundle(entry.name, (entry,)) for entry in entries]
 
-    cut = shards(entries, 60)
+    cut = shards(bundles, 60)
 
-    assert [e for shard in cut for e in shard] == entries
+    assert [b for shard in cut for b in shard] == bundles
     assert all(len(s) == 1 or sum(e.nbytes for e in s) <= 60 for s in cut)
     write_file(tmp_path / "x.safetensors", entries, tensors.values())
     with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
         assert all(torch.equal(file.get_tensor(name), t) for name, t in tensors.items())
+
+
+def dense_base(folder: Path, **more: object) -> Path:
+    saved_model("llama", folder, vocab_size=384, max_position_embeddings=256, **more)
+    return folder
+
+
+def over(model: Path) -> list[str]:
+    return [f"model={{name: {model}, tokenizer: recipes/data/debug/tokenizer}}", *SHORT[1:]]
+
+
+@pytest.fixture(scope="module")
+def over_files(tmp_path_factory):
+    """A run over a dense folder, that folder, and its packed copy."""
+    place = tmp_path_factory.mktemp("files")
+    base = dense_base(place / "dense")
+    packed = CliRunner().invoke(app, ["quantize", str(base), str(place / "packed")])
+    assert packed.exit_code == 0, packed.output
+    folder = place / "run"
+    world(1).call(train_and_export_plain, folder, over(base))
+    return folder, base, place / "packed"
+
+
+@pytest.mark.parametrize("weights", ["nf4", "fp4"])
+def test_packed_results_hold_the_codes_of_the_dense_result(weights, over_files, tmp_path):
+    folder, _, _ = over_files
+    merge(open_run(folder), tmp_path / "dense")
+    merge(open_run(folder), tmp_path / "packed", written=Written(weights))
+
+    dense, packed = SafetensorsFolder(tmp_path / "dense"), PackedFolder(tmp_path / "packed")
+    codec = make_codec(weights, CodecOptions())
+    for name in packed.manifest.packed:
+        assert torch.equal(packed.packed(name, codec), codec.encode(dense.read(name))), name
+    for name in dense.shapes().keys() - set(packed.manifest.packed):
+        assert torch.equal(packed.read(name), dense.read(name))
+    source = packed.manifest.source
+    assert source.tensors[name][2] == dense.digests[name]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_transformers_opens_the_bitsandbytes_result(nested, over_files, tmp_path):
+    folder, _, _ = over_files
+    merge(open_run(folder), tmp_path / "dense")
+    options = [str(folder), str(tmp_path / "bnb"), "--weights", "nf4", "--format", "bitsandbytes"]
+    said = CliRunner().invoke(app, ["merge", *options, "--nested" if nested else "--no-nested"])
+    assert said.exit_code == 0, said.output
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=nested
+    )
+    load = AutoModelForCausalLM.from_pretrained
+    stock = load(tmp_path / "dense", quantization_config=config, dtype=torch.float32)
+    ours = load(tmp_path / "bnb", dtype=torch.float32)
+
+    theirs = dict(stock.named_parameters())
+    packed = {n: p for n, p in ours.named_parameters() if type(p).__name__ == "Params4bit"}
+    assert len(packed) == 14
+    for name, parameter in packed.items():
+        assert torch.equal(parameter.data, theirs[name].data), name
+        mine, its = parameter.quant_state, theirs[name].quant_state
+        assert torch.equal(mine.absmax, its.absmax)
+        assert (mine.shape, mine.dtype, mine.blocksize) == (its.shape, its.dtype, its.blocksize)
+        if nested:
+            assert torch.equal(mine.offset, its.offset)
+            assert torch.equal(mine.state2.absmax, its.state2.absmax)
+
+
+def test_a_run_over_a_packed_base_merges_with_its_image_or_with_the_dense_weights(
+    over_files, tmp_path
+):
+    folder, dense, packed = over_files
+    again = tmp_path / "run"
+    world(1).call(train_and_export_plain, again, over(packed))
+
+    assert summary(again)["eval_loss_after"] == summary(folder)["eval_loss_after"]
+    with pytest.raises(RecipeError, match=r"--base image, or --model FOLDER"):
+        merge(open_run(again), tmp_path / "refused")
+    merge(open_run(again), tmp_path / "image", "image")
+    merge(open_run(again, dense), tmp_path / "dense")
+    merge(open_run(folder), tmp_path / "same")
+
+    found = loss_of(tmp_path / "image", tmp_path / "reader")
+    assert found == pytest.approx(summary(again)["eval_loss_after"], rel=1e-5)
+    one, other = tmp_path / "dense/model.safetensors", tmp_path / "same/model.safetensors"
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_another_base_is_refused_with_its_first_difference(over_files, tmp_path):
+    folder, _, _ = over_files
+    other = dense_base(tmp_path / "other", initializer_range=0.5)
+
+    with pytest.raises(WeightError, match=r"was trained on base \w{16}.*the sha256 of"):
+        merge(open_run(folder, other), tmp_path / "merged")
+
+    assert not (tmp_path / "merged").exists()
+
+
+def test_layers_that_were_not_seated_are_the_image_too(over_files, tmp_path):
+    _, dense, _ = over_files
+    folder = tmp_path / "run"
+    only = ["method={name: lora, rank: 4, target_modules: [q_proj]}"]
+    world(1).call(train_and_export_plain, folder, over(dense) + only)
+
+    merge(open_run(folder), tmp_path / "merged", "image")
+
+    found = loss_of(tmp_path / "merged", tmp_path / "reader")
+    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+
+
+def test_a_start_out_of_the_image_merges_with_the_image_alone(over_files, tmp_path):
+    _, dense, packed = over_files
+    folder = tmp_path / "run"
+    world(1).call(train_and_export_plain, folder, [*over(packed), "method={name: pissa, rank: 4}"])
+
+    assert read_adapter(folder / "adapter")[1]["base"]["started_from"] == "image"
+    with pytest.raises(RecipeError, match=r"(?s)start out of the image.*--base image without"):
+        merge(open_run(folder, dense), tmp_path / "refused")
+    merge(open_run(folder), tmp_path / "merged", "image")
+    found = loss_of(tmp_path / "merged", tmp_path / "reader")
+    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)

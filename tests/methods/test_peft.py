@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from bigpeft.backbone import PackedLinear
 from bigpeft.methods import LinearMethod, Step
 from bigpeft.methods.extension.adalora import AdaLoRA
+from bigpeft.methods.extension.fourierft import shuffled
 from bigpeft.methods.extension.lokr import split
 from bigpeft.methods.reconstruction.boft import butterfly
 from tests.oracles.dense import build, nudge, packed, random_weight, seated
@@ -286,15 +287,25 @@ def test_hra_equals_peft():
     same_step(method, linear, theirs, [(method.vectors, theirs.hra_u.default, lambda g: g.T)])
 
 
-def test_fourierft_equals_peft_on_the_same_frequencies():
+def test_fourierft_equals_peft_and_draws_its_frequencies():
     linear, weight, method = seated("fourierft", (24, 16), frequencies=20, scaling=150)
     nudge(method)
     config = peft.FourierFTConfig(n_frequency=20, scaling=150, target_modules=["q_proj"])
     theirs = peft_layer(weight, config)
-    theirs.indices["default"] = torch.stack([method.places // 16, method.places % 16])
     theirs.fourierft_spectrum.default.data.copy_(method.spectrum)
 
     same_step(method, linear, theirs, [(method.spectrum, theirs.fourierft_spectrum.default)])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "first", "seed"), [(384, 20, 777), (50, 50, 0), (1, 1, 3), (70_001, 9, 2**32 + 5)]
+)
+def test_the_front_of_a_shuffle_is_that_of_torch(numbers, first, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    assert torch.equal(
+        shuffled(numbers, first, seed), torch.randperm(numbers, generator=generator)[:first]
+    )
 
 
 def test_liera_equals_hira_of_peft_with_alpha_at_the_rank():

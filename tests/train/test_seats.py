@@ -191,7 +191,15 @@ def saved_here(folder: Path, overrides: list[str]) -> dict[str, Tensor]:
     """One rank's part of a run whose adapter is saved; the masters at its end."""
     recipe = load_recipe(DEBUG, [f"run.folder={folder}", *overrides])
     finished = train(recipe, read_world(), Terminal(speaks=False))
-    save_adapter(folder / "adapter", finished.trained, finished.plan, finished.engine)
+    kept = finished.backbone
+    save_adapter(
+        folder / "adapter",
+        finished.trained,
+        finished.plan,
+        finished.engine,
+        kept.base,
+        kept.started_from,
+    )
     state = training_state(finished.engine)
     return {item.name: state.read(item.parameter, None).clone() for item in finished.trained}
 

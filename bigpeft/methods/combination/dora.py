@@ -14,6 +14,9 @@ Trains rank · (in_features + out_features) + out_features numbers per linear. D
 branch B A alone; in HF peft it also reaches W x, at the price of a second product with W.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from bigpeft.methods.algebra import at_least_fp32, scale_features
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.low_rank import LowRank, LowRankOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat
 
 _SHORTEST = 1e-6
 
@@ -35,6 +39,7 @@ class DoRA(LowRank):
     extra = "rank more rows per product"
     needs_dense = True
     mpc_patterns = "od"
+    hf_peft = "LORA with use_dora"
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)
@@ -86,6 +91,20 @@ class DoRA(LowRank):
         moved = weight.to(wide) + self.delta(wide)
         gain = self._over(moved.detach().square().sum(dim=1))
         return (gain[:, None] * moved).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA with peft's magnitude, which is the whole length m."""
+        if (self.row_squares == 0).any():
+            raise NoPeftForm("sits on rows of zeros, for which HF peft's DoRA gives NaN")
+        length = self.row_squares.double().sqrt() + self.magnitude.double()
+        return [
+            replace(
+                form,
+                tensors={**form.tensors, "lora_magnitude_vector": length},
+                config={"use_dora": True},
+            )
+            for form in super().peft_forms(seat)
+        ]
 
     def role(self, parameter: str) -> Role:
         """The magnitude is never decayed."""

@@ -25,6 +25,7 @@ from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.low_rank import LowRank, LowRankOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 from bigpeft.methods.spectral import SvdOptions, fill_triplets, hold_triplets
 from bigpeft.methods.step import Step
 
@@ -45,6 +46,7 @@ class LoRADash(LowRank):
     when = "small ranks, and runs long enough for the switch"
     needs_dense = True
     mpc_patterns = "od"
+    hf_peft = "LORA of rank rank + directions"
     evolving: ClassVar[tuple[str, ...]] = ("chosen", "opened")
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
@@ -99,6 +101,13 @@ class LoRADash(LowRank):
         left = self.left[:, self.chosen].to(wide) * (self.opened * self.dash).to(wide)
         delta = self.delta(wide) + left @ self.right[self.chosen].to(wide)
         return (weight + delta).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA with the chosen directions as rows and columns more, s in B."""
+        a, b = self.linear_factors()
+        dash = self.left[:, self.chosen].double() * (self.opened * self.dash).double()
+        whole_a = torch.cat([a, self.right[self.chosen].double()])
+        return [lora(whole_a, torch.cat([self.scaling * b, dash], dim=1), dropout=self.dropout)]
 
     def role(self, parameter: str) -> Role:
         """The dash moves singular values: no decay."""

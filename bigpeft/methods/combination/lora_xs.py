@@ -7,6 +7,8 @@ authors' code. Trains rank² numbers per linear; the paper's runs use ranks up t
 from N(0, 10⁻⁵²), so the start is the identity but for noise of that size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 from bigpeft.methods.spectral import Spectral, SpectralOptions
 
 _NOISE = 1e-5
@@ -33,6 +36,7 @@ class LoRAXS(Spectral):
     source = "arXiv 2405.17604"
     moves = "an r × r matrix between frozen singular vectors of W"
     when = "r² numbers per layer must do, whatever the width"
+    hf_peft = "LORA, the core in A"
     learning_rate = 2e-3
     learning_rate_source = "the authors' scripts, commonsense"
 
@@ -59,6 +63,11 @@ class LoRAXS(Spectral):
         right = self.values.to(wide)[:, None] * self.right.to(wide)
         delta = self.left.to(wide) @ self.core.to(wide) @ right
         return (weight + self.scaling * delta).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA with A = core Σ Vᵀ and B = U."""
+        right = self.values.double()[:, None] * self.right.double()
+        return [lora(self.core.double() @ right, self.left, self.scaling, self.dropout.p)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -10,6 +10,8 @@ soon as B leaves zero the update has Frobenius norm 1, whatever the learning rat
 the gradient of B is 1 / epsilon times LoRA's: clip gradients, and start with a warm-up.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from bigpeft.methods.algebra import at_least_fp32, scale_features
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.low_rank import FactorOptions, Factors
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat
 
 
 class MAP(Factors):
@@ -58,6 +61,10 @@ class MAP(Factors):
         wide = at_least_fp32(weight.dtype)
         update = self.dense_product(wide) * self.update_factor(wide)
         return ((1 + self.scale_base.to(wide)) * weight + update).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """None: what HF peft adds to W leaves the size of W alone."""
+        raise NoPeftForm("scales W itself beside its update, which no adapter of HF peft does")
 
     def role(self, parameter: str) -> Role:
         """The two scales are never decayed."""

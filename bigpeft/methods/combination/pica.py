@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bigpeft.methods.algebra import at_least_fp32, down_up, top_singular
 from bigpeft.methods.base import LinearMethod, MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 from bigpeft.methods.shapes import refuse_rank_above_sides
 from bigpeft.methods.spectral import SpectralOptions
 
@@ -36,6 +37,7 @@ class PiCa(LinearMethod):
     learning_rate = 1e-3
     learning_rate_source = "the authors' scripts"
     needs_dense = True
+    hf_peft = "LORA"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
@@ -76,6 +78,10 @@ class PiCa(LinearMethod):
         """W + up · Vᵀ, same dtype."""
         wide = at_least_fp32(weight.dtype)
         return (weight + self.common.to(wide) @ self.right.to(wide)).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA with A = Vᵀ."""
+        return [lora(self.right, self.common)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

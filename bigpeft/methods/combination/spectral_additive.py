@@ -8,6 +8,8 @@ and the start is the identity. There is no alpha: Σ scales the gradients, so th
 to be smaller than LoRA's (10⁻⁵ in the authors' Llama 3 runs).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 from bigpeft.methods.spectral import Spectral, SpectralOptions
 
 
@@ -26,6 +29,7 @@ class SpectralAdditive(Spectral):
     source = "arXiv 2405.13952"
     moves = "the r largest singular vectors of W, both sides; the rest of W stays"
     when = "fine changes of the strongest directions, with a small learning rate"
+    hf_peft = "LORA of rank 2 · rank"
     learning_rate = 2e-5
     learning_rate_source = "between the authors' scripts, 1e-5 and 1e-4"
 
@@ -50,6 +54,13 @@ class SpectralAdditive(Spectral):
         moved = left + self.offset_left.to(wide) * self.values.to(wide)
         delta = moved @ (right + self.offset_right.to(wide)) - left @ right
         return (weight + delta).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA of twice the rank: P Σ (V + Q)ᵀ and U Σ Qᵀ."""
+        values = self.values.double()[:, None]
+        moved = self.offset_right.double()
+        a = torch.cat([values * (self.right.double() + moved), values * moved])
+        return [lora(a, torch.cat([self.offset_left, self.left], dim=1))]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -8,6 +8,8 @@ of the authors' code. Trains 2 · rank² + rank numbers per linear, of which ran
 as the identity.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32, cayley
 from bigpeft.methods.base import MethodOptions, Role
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, lora
 from bigpeft.methods.spectral import Spectral, SpectralOptions
 
 
@@ -28,6 +31,7 @@ class SpectralRotational(Spectral):
     when = "almost no numbers, and the strongest directions only have to turn"
     learning_rate = 1e-3
     learning_rate_source = "benchmarks/learn.py"
+    hf_peft = "LORA, the core in A"
 
     def __init__(self, linear: FrozenLinear, options: SpectralOptions) -> None:
         super().__init__(linear, options.rank, options.iterations)
@@ -58,6 +62,10 @@ class SpectralRotational(Spectral):
     def role(self, parameter: str) -> Role:
         """Scales are never decayed."""
         return Role(parameter, decay=parameter != "scale")
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoRA with A = core Vᵀ and B = U."""
+        return [lora(self.core(torch.float64) @ self.right.double(), self.left)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

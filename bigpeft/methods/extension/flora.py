@@ -29,6 +29,7 @@ class FLoRA(LowRank):
     learning_rate = 5e-4
     learning_rate_source = "arXiv 2407.05417, table VI"
     has_core = True
+    hf_peft = "LORA, the core in A"
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

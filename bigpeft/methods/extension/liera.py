@@ -11,14 +11,18 @@ of the identity: in_features more rows in all, in forward and again in backward,
 than one block of W, at most a quarter, is dense at any time.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.low_rank import LowRank, LowRankOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, hira
 
 
 class LieRA(LowRank):
@@ -37,6 +41,7 @@ class LieRA(LowRank):
     learning_rate = 1e-3
     learning_rate_source = "benchmarks/learn.py"
     mpc_patterns = ""
+    hf_peft = "HIRA"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options)
@@ -71,3 +76,10 @@ class LieRA(LowRank):
     def merge(self, weight: Tensor) -> Tensor:
         """W ⊙ (1 + s · B A), same dtype."""
         return (weight * (1 + self.delta(at_least_fp32(weight.dtype)))).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """HiRA, which has no scaling, so it goes into B, and one rank: the rest is zeros."""
+        a, b = self.linear_factors()
+        zeros = max(len(other.lora_A) for other in seat.seats.values()) - len(a)
+        a, b = F.pad(a, (0, 0, 0, zeros)), F.pad(self.scaling * b, (0, zeros))
+        return [hira(a, b, self.dropout)]

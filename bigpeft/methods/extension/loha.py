@@ -11,6 +11,7 @@ Trains 2 · rank · (in_features + out_features) numbers per linear. All factors
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from bigpeft.methods.algebra import at_least_fp32, down_up
 from bigpeft.methods.base import LinearMethod, MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, numerator
 from bigpeft.methods.shapes import refuse_rank_above_sides
 
 _SHARE = 4
@@ -39,6 +41,7 @@ class LoHa(LinearMethod):
     source = "arXiv 2108.06098"
     moves = "the elementwise product of two changes of rank r, rank r² at most"
     when = "more rank for the same numbers as lora"
+    hf_peft = "LOHA"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
@@ -80,6 +83,18 @@ class LoHa(LinearMethod):
         first = self.first_B.to(wide) @ self.first_A.to(wide)
         second = self.second_B.to(wide) @ self.second_A.to(wide)
         return (weight + self.scaling * first * second).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoHa."""
+        rank = len(self.first_A)
+        tensors = {
+            "hada_w1_a": self.first_B,
+            "hada_w1_b": self.first_A,
+            "hada_w2_a": self.second_B,
+            "hada_w2_b": self.second_A,
+        }
+        layer = {"r": rank, "alpha": numerator(self.scaling, rank)}
+        return [PeftForm("LOHA", tensors, layer=layer)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -9,6 +9,7 @@ a = √5), so the start is the identity. As in HF peft the scaling stays alpha /
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32, down_up
 from bigpeft.methods.base import LinearMethod, MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, numerator
 
 
 class LoKr(LinearMethod):
@@ -36,10 +38,11 @@ class LoKr(LinearMethod):
     source = "arXiv 2309.14859"
     moves = "a Kronecker product with a small factor, of high rank with repeated structure"
     when = "a very small adapter of high rank"
+    hf_peft = "LOKR"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
-        self.scaling = options.alpha / options.rank
+        self.options, self.scaling = options, options.alpha / options.rank
         (out_1, out_2), (in_1, in_2) = _sides(linear, options)
         device = linear.device
         self.small = nn.Parameter(torch.empty(out_1, in_1, device=device))
@@ -74,6 +77,17 @@ class LoKr(LinearMethod):
         large = self.large if self.whole else self.large_B.to(wide) @ self.large_A.to(wide)
         delta = torch.kron(self.small.to(wide), large.to(wide))
         return (weight + self.scaling * delta).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """LoKr, which splits sides and rounds ranks up to whole factors as this does."""
+        tensors = {"lokr_w1": self.small}
+        if self.whole:
+            tensors["lokr_w2"] = self.large
+        else:
+            tensors |= {"lokr_w2_a": self.large_B, "lokr_w2_b": self.large_A}
+        rank, factor = self.options.rank, self.options.factor
+        layer = {"r": rank, "alpha": numerator(self.scaling, rank)}
+        return [PeftForm("LOKR", tensors, {"decompose_factor": factor or -1}, layer)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

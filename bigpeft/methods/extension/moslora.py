@@ -28,6 +28,7 @@ class MoSLoRA(LowRank):
     learning_rate = 3e-4
     learning_rate_source = "the authors' scripts"
     has_core = True
+    hf_peft = "LORA, the mixer in A"
 
     def __init__(self, linear: FrozenLinear, options: LowRankOptions) -> None:
         super().__init__(linear, options)

@@ -29,6 +29,7 @@ class ParallelAdapter(LowRank):
     when = "the change is not linear and merging is not needed"
     mergeable = False
     mpc_patterns = "od"
+    hf_peft = "none"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(linear, options)

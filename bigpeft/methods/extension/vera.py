@@ -9,7 +9,8 @@ is the identity. There is no alpha.
 """
 
 import math
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import LinearMethod, MethodOptions, Role
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 
 
 class VeRA(LinearMethod):
@@ -39,12 +41,13 @@ class VeRA(LinearMethod):
     source = "arXiv 2310.11454"
     moves = "a change of rank r in random directions, scaled per rank and per output"
     when = "thousands of adapters have to be stored"
+    hf_peft = "VERA of rank rank · shapes of W"
     learning_rate = 1e-3
     learning_rate_source = "arXiv 2310.11454, × 10 for the scales"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.in_features = options, linear.in_features
         self.dropout = nn.Dropout(options.dropout)
         self.scale_inner = nn.Parameter(torch.empty(options.rank, device=linear.device))
         self.scale_out = nn.Parameter(torch.empty(linear.out_features, device=linear.device))
@@ -73,6 +76,31 @@ class VeRA(LinearMethod):
         delta = (self.scale_out.to(wide)[:, None] * b) @ (self.scale_inner.to(wide)[:, None] * a)
         return (weight + delta).to(weight.dtype)
 
+    @property
+    def drawn(self) -> tuple[int, int, int, int]:
+        """What the random factors follow from: rank, out_features, in_features, seed."""
+        options = self.options
+        return options.rank, len(self.scale_out), self.in_features, options.seed
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """VeRA, whose layers all cut one pair of factors: each kind of ours is a block of it, and
+        the inner scales of other blocks are zero.
+        """
+        kinds = list(dict.fromkeys(other.drawn for other in seat.seats.values()))
+        before = sum(kind[0] for kind in kinds[: kinds.index(self.drawn)])
+        rank = sum(kind[0] for kind in kinds)
+        inner = torch.zeros(rank)
+        inner[before : before + len(self.scale_inner)] = self.scale_inner
+        return [
+            PeftForm(
+                "VERA",
+                {"vera_lambda_b": self.scale_out, "vera_lambda_d": inner},
+                {"r": rank, "save_projection": True},
+                training={"vera_dropout": self.options.dropout},
+                whole=partial(_blocks, kinds),
+            )
+        ]
+
     def role(self, parameter: str) -> Role:
         """Scales: no decay, their own learning rate."""
         return Role(parameter, learning_rate_scale=self.options.learning_rate_scale, decay=False)
@@ -82,6 +110,19 @@ class VeRA(LinearMethod):
         """out_features + rank."""
         assert isinstance(options, VeRA.Options)
         return linear.out_features + options.rank
+
+
+def _blocks(kinds: Sequence[tuple[int, int, int, int]]) -> Mapping[str, Tensor]:
+    """HF peft's vera_A and vera_B, which have a block of rows and of columns for each kind."""
+    cpu, start = torch.device("cpu"), 0
+    ranks, rows, columns, _ = zip(*kinds, strict=True)
+    whole_a = torch.zeros(sum(ranks), max(columns))
+    whole_b = torch.zeros(max(rows), sum(ranks))
+    for own, out_features, in_features, seed in kinds:
+        whole_a[start : start + own, :in_features] = kaiming(own, in_features, 2 * seed, cpu)
+        whole_b[:out_features, start : start + own] = kaiming(out_features, own, 2 * seed + 1, cpu)
+        start += own
+    return {"vera_A": whole_a, "vera_B": whole_b}
 
 
 @cache

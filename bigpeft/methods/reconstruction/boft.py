@@ -10,6 +10,7 @@ CUDA extension does not build. Trains factors · in_features · (block_size - 1)
 numbers per linear and starts as the identity. The bias is not scaled.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -20,6 +21,7 @@ from bigpeft.errors import ShapeError
 from bigpeft.methods.algebra import at_least_fp32, cayley, rotate_blocks, scale_features, skew
 from bigpeft.methods.base import LinearMethod, MethodOptions, Role
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 from bigpeft.methods.shapes import refuse_uneven_blocks
 
 
@@ -36,6 +38,7 @@ class BOFT(LinearMethod):
     source = "arXiv 2311.06243"
     moves = "the input side of W by products of sparse rotations, and the length of rows"
     when = "as oft, where features far apart must mix"
+    hf_peft = "BOFT, which wants its CUDA extension for factors > 1"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
@@ -78,6 +81,17 @@ class BOFT(LinearMethod):
     def role(self, parameter: str) -> Role:
         """Scales are never decayed."""
         return Role(parameter, decay=parameter != "scale")
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """BOFT, which takes the skew half of whole blocks."""
+        blocks = skew(self.upper.double(), self.block_size)
+        scale = (1 + self.scale.double())[:, None]
+        config = {
+            "boft_block_size": self.block_size,
+            "boft_block_num": 0,
+            "boft_n_butterfly_factor": len(blocks),
+        }
+        return [PeftForm("BOFT", {"boft_R": blocks, "boft_s": scale}, config)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -10,6 +10,7 @@ which makes the vectors orthogonal, has no such start and is left out.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from bigpeft.methods.algebra import at_least_fp32
 from bigpeft.methods.base import LinearMethod, MethodOptions, Role
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 
 
 class HRA(LinearMethod):
@@ -33,6 +35,7 @@ class HRA(LinearMethod):
     source = "arXiv 2405.17484"
     moves = "the input side of W by a product of reflections; lengths of rows stay"
     when = "as oft, with a rank to choose instead of blocks"
+    hf_peft = "HRA"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
@@ -68,6 +71,11 @@ class HRA(LinearMethod):
     def role(self, parameter: str) -> Role:
         """Only the direction of a vector means something, which decay does not change."""
         return Role(parameter, decay=False)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """HRA, whose vectors are columns."""
+        config = {"r": len(self.vectors), "apply_GS": False}
+        return [PeftForm("HRA", {"hra_u": self.vectors.t()}, config)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -9,13 +9,17 @@ scales it, which differs only on layers that have one. Trains out_features numbe
 in_features on feed-forward ones, and starts as the identity.
 """
 
+from collections.abc import Sequence
+
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from bigpeft.methods.algebra import scale_features, widen
 from bigpeft.methods.base import MethodOptions
 from bigpeft.methods.operator import FrozenLinear
-from bigpeft.methods.scaling import Scaling, ScalingOptions
+from bigpeft.methods.peft_form import PeftForm, PeftSeat, hira
+from bigpeft.methods.scaling import Scaling, ScalingOptions, input_scale_forms
 
 _FEED_FORWARD = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj")
 
@@ -34,11 +38,13 @@ class IA3(Scaling):
     source = "arXiv 2205.05638"
     moves = "the length of output rows (input columns on feed-forward layers); directions stay"
     when = "few rows of data, a tiny adapter, and no time for a search"
+    hf_peft = "IA3, or HIRA of rank 1 beside biases"
     default_targets = r".*(k_proj|v_proj|c_attn|query_key_value|down_proj|fc2|mlp\.c_proj)"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__(options)
         self.scales_input = _scales_input(linear, options)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.scale = self.offsets(linear, self.count(options, linear))
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
@@ -51,6 +57,16 @@ class IA3(Scaling):
         """Rows of W scaled, or columns on feed-forward layers, same dtype."""
         scale = 1 + widen(self.scale)
         return (weight * (scale if self.scales_input else scale[:, None])).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """(IA)3, which scales the bias with the output; HiRA, which leaves it alone."""
+        if self.scales_input:
+            return input_scale_forms(self.scale, self.out_features)
+        ones = torch.ones(1, self.in_features)
+        forms = [hira(ones, self.scale[:, None])]
+        if not seat.bias:
+            forms.insert(0, PeftForm("IA3", {"ia3_l": (1 + self.scale.double())[:, None]}))
+        return forms
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -8,6 +8,8 @@ per linear and starts as the identity. R is the exact Cayley map in at least fp3
 orthogonal; HF peft's default is a truncated series (use_cayley_neumann), which does not.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from bigpeft.methods.algebra import at_least_fp32, cayley, rotate_blocks, skew
 from bigpeft.methods.base import LinearMethod, MethodOptions
 from bigpeft.methods.operator import FrozenLinear
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 from bigpeft.methods.shapes import refuse_uneven_blocks
 
 
@@ -34,6 +37,7 @@ class OFT(LinearMethod):
         "the directions of W's input side, rotated in blocks; lengths and angles between rows stay"
     )
     when = "what the model knows must keep its geometry"
+    hf_peft = "OFT with the exact Cayley map"
 
     def __init__(self, linear: FrozenLinear, options: Options) -> None:
         super().__init__()
@@ -55,6 +59,11 @@ class OFT(LinearMethod):
         """W Rᵀ, same dtype."""
         wide = at_least_fp32(weight.dtype)
         return rotate_blocks(weight.to(wide), self.blocks(wide).mT).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """OFT without its truncated series."""
+        config = {"r": 0, "oft_block_size": self.block_size, "use_cayley_neumann": False}
+        return [PeftForm("OFT", {"oft_R.weight": self.upper}, config)]
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

@@ -7,6 +7,7 @@ linears. Only its length · hidden_size outputs matter once training is over. V 
 and the encoder as torch starts its layers, as in HF peft.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from bigpeft.errors import RecipeError
 from bigpeft.methods.base import MethodOptions, Role
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 from bigpeft.methods.seats import ModelInput, PromptMethod
 
 
@@ -41,6 +43,7 @@ class PTuning(PromptMethod):
     learning_rate = 1e-3
     learning_rate_source = "short runs with AdamW on movie reviews"
     when = "as prompt_tuning, where plain embeddings learn too slowly"
+    hf_peft = "P_TUNING, the encoder's outputs"
 
     def __init__(self, seat: ModelInput, options: Options) -> None:
         super().__init__()
@@ -79,6 +82,10 @@ class PTuning(PromptMethod):
         if self.lstm_head is not None:
             inner = self.lstm_head(inner[None])[0][0]
         return self.mlp_head(inner)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """P-tuning; of the encoder HF peft's files keep what it gives."""
+        return [self.virtual_tokens("P_TUNING", seat)]
 
     def role(self, parameter: str) -> Role:
         """Of all this only the encoder's matrices are decayed."""

@@ -16,6 +16,7 @@ With AdamW at 0.01 ten steps of the same run take that loss from 3.0 to 0.45. Wi
 step of one weight moves every key or value, and the rate is a tenth: 0.001 takes it to 1.28.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from bigpeft.errors import RecipeError
 from bigpeft.methods.base import MethodOptions, Role
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 from bigpeft.methods.seats import ModelInput, PrefixMethod
 
 _STD = 0.02
@@ -50,6 +52,7 @@ class PrefixTuning(PrefixMethod):
     learning_rate = 1e-2
     learning_rate_source = "short runs with AdamW on movie reviews"
     when = "as prompt_tuning, with more to say and no longer inputs"
+    hf_peft = "PREFIX_TUNING, the keys and values"
 
     def __init__(self, seat: ModelInput, options: Options) -> None:
         super().__init__()
@@ -87,6 +90,19 @@ class PrefixTuning(PrefixMethod):
         layers, two, heads, length, head_dim = self.shape
         flat = self.transform(self.embedding)
         return flat.view(length, layers, two, heads, head_dim).permute(1, 2, 3, 0, 4)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """Prefix tuning; of a projection HF peft's files keep what it gives."""
+        flat = self().permute(3, 0, 1, 2, 4).flatten(1)
+        config = {
+            "num_virtual_tokens": self.length,
+            "num_layers": self.shape[0],
+            "token_dim": self.shape[2] * self.shape[4],
+            "num_attention_heads": self.shape[2],
+            "num_transformer_submodules": 1,
+            "prefix_projection": False,
+        }
+        return [PeftForm("PREFIX_TUNING", {"prompt_embeddings": flat}, config)]
 
     def remark(self) -> str | None:
         """Symmetry that no step breaks."""

@@ -12,6 +12,7 @@ ten steps of SmolLM2-135M-Instruct on movie reviews take the held-out loss from 
 0.01 and to 0.38 at 0.05.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from bigpeft.errors import RecipeError
 from bigpeft.methods.base import MethodOptions, Role
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
 from bigpeft.methods.seats import ModelInput, PromptMethod
 
 _STD = 0.02
@@ -41,6 +43,7 @@ class PromptTuning(PromptMethod):
     source = "arXiv 2104.08691"
     moves = "what is attended to; no weight changes"
     when = "large models, adapters of a few thousand numbers"
+    hf_peft = "PROMPT_TUNING"
     learning_rate = 1e-2
     learning_rate_source = "short runs with AdamW on movie reviews; 0.3 with Adafactor in the paper"
 
@@ -75,6 +78,10 @@ class PromptTuning(PromptMethod):
     def forward(self) -> Tensor:
         """P (length, hidden_size)."""
         return self.prompt
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """Prompt tuning."""
+        return [self.virtual_tokens("PROMPT_TUNING", seat)]
 
     def role(self, parameter: str) -> Role:
         """No decay: zero is no embedding."""

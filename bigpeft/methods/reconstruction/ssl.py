@@ -6,12 +6,15 @@ The paper writes x W, so its left side is the input side here. Trains in_feature
 linear and starts as the identity. Equals (IA)3 with every layer a feed-forward layer.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from bigpeft.methods.algebra import scale_features, widen
 from bigpeft.methods.base import MethodOptions
 from bigpeft.methods.operator import FrozenLinear
-from bigpeft.methods.scaling import Scaling, ScalingOptions
+from bigpeft.methods.peft_form import PeftForm, PeftSeat
+from bigpeft.methods.scaling import Scaling, ScalingOptions, input_scale_forms
 
 
 class SSL(Scaling):
@@ -21,9 +24,11 @@ class SSL(Scaling):
     source = "arXiv 2407.05417, Eq. 10"
     moves = "the weight of each input feature; the output side stays"
     when = "the smallest adapter that still reaches every linear"
+    hf_peft = "IA3 of feed-forward layers"
 
     def __init__(self, linear: FrozenLinear, options: ScalingOptions) -> None:
         super().__init__(options)
+        self.out_features = linear.out_features
         self.scale_in = self.offsets(linear, linear.in_features)
 
     def forward(self, linear: FrozenLinear, x: Tensor) -> Tensor:
@@ -33,6 +38,10 @@ class SSL(Scaling):
     def merge(self, weight: Tensor) -> Tensor:
         """Columns of W scaled, same dtype."""
         return (weight * (1 + widen(self.scale_in))).to(weight.dtype)
+
+    def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
+        """(IA)3 with a layer whose input is scaled."""
+        return input_scale_forms(self.scale_in, self.out_features)
 
     @classmethod
     def count(cls, options: MethodOptions, linear: FrozenLinear) -> int:

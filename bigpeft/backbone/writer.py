@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bigpeft.backbone.reader import DTYPES
+from bigpeft.backbone.sources.files import DTYPES
 from bigpeft.errors import FileError
 
 INDEX = "model.safetensors.index.json"
@@ -38,17 +38,35 @@ def refuse_existing(out: Path) -> None:
         raise FileError(str(out), "is there already", "choose another folder, or delete it")
 
 
-def shards(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
-    """Entries in order, cut into files of at most `most` bytes each; a larger tensor is alone."""
-    cut: list[list[Entry]] = []
+@dataclass(frozen=True)
+class Bundle:
+    """Tensors that are made together and lie side by side in a file: those of one weight."""
+
+    name: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of their numbers."""
+        return sum(entry.nbytes for entry in self.entries)
+
+
+def shards(bundles: Sequence[Bundle], most: int) -> list[list[Bundle]]:
+    """Bundles in order, cut into files of at most `most` bytes each; a larger one is alone."""
+    cut: list[list[Bundle]] = []
     size = most + 1
-    for entry in entries:
-        if size + entry.nbytes > most:
+    for bundle in bundles:
+        if size + bundle.nbytes > most:
             cut.append([])
             size = 0
-        cut[-1].append(entry)
-        size += entry.nbytes
+        cut[-1].append(bundle)
+        size += bundle.nbytes
     return cut
+
+
+def entries_of(bundles: Iterable[Bundle]) -> list[Entry]:
+    """All tensors, in order."""
+    return [entry for bundle in bundles for entry in bundle.entries]
 
 
 def shard_name(number: int, total: int) -> str:
@@ -58,12 +76,14 @@ def shard_name(number: int, total: int) -> str:
     )
 
 
-def write_index(folder: Path, cut: Sequence[Sequence[Entry]]) -> None:
+def write_index(folder: Path, cut: Sequence[Sequence[Bundle]]) -> None:
     """Which tensor is in which file, where there are several."""
     if len(cut) == 1:
         return
-    files = {e.name: shard_name(n, len(cut)) for n, shard in enumerate(cut) for e in shard}
-    total = sum(e.nbytes for shard in cut for e in shard)
+    files = {
+        e.name: shard_name(n, len(cut)) for n, part in enumerate(cut) for e in entries_of(part)
+    }
+    total = sum(bundle.nbytes for part in cut for bundle in part)
     content = {"metadata": {"total_size": total}, "weight_map": files}
     (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n")
 

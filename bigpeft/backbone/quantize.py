@@ -1,0 +1,104 @@
+"""A model's packed checkpoint: made once, so that later loads read 4-bit bytes alone."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bigpeft.backbone.fingerprint import fingerprint
+from bigpeft.backbone.layouts import Packed
+from bigpeft.backbone.slots import Slot, fill_slots
+from bigpeft.backbone.sources.packed import PackedManifest
+from bigpeft.backbone.sources.source import WeightSource, digest
+from bigpeft.backbone.streamed import StreamedFolder
+from bigpeft.backbone.writer import Bundle
+from bigpeft.errors import WeightError
+
+SHARD_BYTES = 2_000_000_000
+CPU = torch.device("cpu")
+
+
+def quantize(
+    model: PreTrainedModel,
+    source: WeightSource,
+    folder: Path,
+    out: Path,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PackedManifest:
+    """Pack every linear of a skeleton from `source`, the weights of `folder`, into `out`.
+
+    All cores are used, each with one dense tensor in memory. Raises WeightError for weights that
+    are damaged or not finite, FileError for a place that cannot be written.
+    """
+    slots = {slot.key: slot for slot in fill_slots(model, source.shapes())}
+    layout = Packed(next(slot.linear.base.codec for slot in slots.values() if slot.linear))
+    bundles = [
+        layout.bundle(slots[key], key, source.dtype(key), shape)
+        for key, shape in source.shapes().items()
+        if key in slots
+    ]
+    codec, options = layout.codec, layout.codec.options
+    identity = {
+        "files": files_of(folder),
+        "codec": [codec.name, codec.version, options.block, options.nested],
+    }
+    streamed = StreamedFolder(out, bundles, shard_bytes, identity)
+    stored: dict[str, str] = {}
+
+    def make(bundle: Bundle) -> list[Tensor]:
+        tensor = packed_or_dense(slots[bundle.name], source)
+        stored[bundle.name] = digest(tensor)
+        return [tensor]
+
+    streamed.write(
+        make,
+        os.cpu_count() or 1,
+        progress,
+        note=lambda name: [source.digests[name], stored[name]],
+    )
+    streamed.copy_beside(folder)
+    read = {name: first for name, (first, _) in streamed.notes.items()}
+    base = fingerprint(model.config, slots.values(), source.dtype, read)
+    kept = {name: second for name, (_, second) in streamed.notes.items()}
+    manifest = layout.manifest(slots, base, kept, streamed.files)
+    manifest.write(streamed.part)
+    streamed.finish()
+    return manifest
+
+
+def packed_or_dense(slot: Slot, source: WeightSource, device: torch.device = CPU) -> Tensor:
+    """What a packed checkpoint stores for the slot: packed bytes of a linear's W, else the tensor.
+
+    Packed on `device`. Raises WeightError for numbers that are not finite.
+    """
+    if slot.linear is None:
+        return finite(source.read(slot.key).to(device), slot.key)
+    codec = slot.linear.base.codec
+    packed = source.packed(slot.key, codec)
+    if packed is not None:
+        return packed.to(device, copy=True)
+    weight = finite(source.read(slot.key).to(device), slot.key)
+    return codec.encode(weight.t().contiguous() if slot.linear.transposed else weight)
+
+
+def finite(tensor: Tensor, name: str) -> Tensor:
+    """The tensor, or WeightError. Without a mask as large as it: NaN and infinity both reach the
+    extremes.
+    """
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not bool(low.isfinite() & high.isfinite()):
+            raise WeightError(name, "holds NaN or infinite numbers", "use other weights")
+    return tensor
+
+
+def files_of(folder: Path) -> dict[str, list[Any]]:
+    """Size and time of every weight file and of config.json: what changes when the model does."""
+    kinds = ("*.safetensors", "*.bin", "config.json")
+    paths = sorted(path for kind in kinds for path in folder.glob(kind))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}

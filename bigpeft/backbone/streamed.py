@@ -1,0 +1,162 @@
+"""A folder of safetensors that is written tensor by tensor, goes on after an interruption, and gets
+its name when it is whole.
+
+Work goes into OUT.part. Finished files are listed there with their hashes, so the next attempt of
+the same kind keeps them.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bigpeft.backbone.ahead import ahead
+from bigpeft.backbone.writer import (
+    Bundle,
+    entries_of,
+    refuse_existing,
+    shard_name,
+    shards,
+    write_file,
+    write_index,
+)
+from bigpeft.errors import FileError
+
+_DONE = "done.json"
+_COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
+_ROOM = 1.02
+
+
+class StreamedFolder:
+    """`identity` says what an interrupted attempt must share with the one that goes on.
+
+    Raises FileError where `out` is there, cannot be made, or has no room for the tensors.
+    """
+
+    def __init__(
+        self, out: Path, bundles: Sequence[Bundle], shard_bytes: int, identity: Mapping[str, Any]
+    ) -> None:
+        refuse_existing(out)
+        self.out, self.part = out, out.with_name(out.name + ".part")
+        self.cut = shards(bundles, shard_bytes)
+        self.nbytes = sum(bundle.nbytes for bundle in bundles)
+        self._identity = {**identity, "shard_bytes": shard_bytes}
+        self._done = self._finished()
+        self._refuse_lack_of_room()
+
+    def write(
+        self,
+        make: Callable[[Bundle], Sequence[Tensor]],
+        workers: int,
+        progress: Callable[[int, int], None],
+        note: Callable[[str], Any] = lambda name: None,
+    ) -> None:
+        """Write every file that is not there yet, and the index; `make` is called in threads.
+
+        `note` is asked about every bundle once it is written; see `notes`. `progress` gets
+        (bytes written, bytes in all).
+        """
+        written = 0
+        for number, shard in enumerate(self.cut):
+            name = shard_name(number, len(self.cut))
+            if name not in self._done:
+                made = ahead(_without_grad(make), shard, workers)
+                tensors = self._told(made, written, progress)
+                sha = write_file(self.part / name, entries_of(shard), tensors)
+                nbytes = (self.part / name).stat().st_size
+                notes = {bundle.name: note(bundle.name) for bundle in shard}
+                self._done[name] = {"bytes": nbytes, "sha256": sha, "notes": notes}
+                self._remember()
+            written += sum(bundle.nbytes for bundle in shard)
+            progress(written, self.nbytes)
+        write_index(self.part, self.cut)
+
+    def _told(
+        self,
+        made: Iterable[Sequence[Tensor]],
+        written: int,
+        progress: Callable[[int, int], None],
+    ) -> Iterator[Tensor]:
+        for tensors in made:
+            for tensor in tensors:
+                yield tensor
+                written += tensor.nbytes
+            progress(written, self.nbytes)
+
+    @property
+    def files(self) -> dict[str, tuple[int, str]]:
+        """File → its bytes and sha256."""
+        return {name: (done["bytes"], done["sha256"]) for name, done in self._done.items()}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted of every tensor, by this attempt or an earlier one."""
+        return {k: v for done in self._done.values() for k, v in done["notes"].items()}
+
+    def copy_beside(self, folder: Path | None) -> None:
+        """Take over configuration, tokenizer and whatever else lies beside weights."""
+        if folder is None or not folder.is_dir():
+            return
+        for pattern in _COPIED:
+            for path in folder.glob(pattern):
+                if not path.name.endswith(".index.json") and not path.name.startswith("bigpeft"):
+                    shutil.copyfile(path, self.part / path.name)
+
+    def finish(self) -> None:
+        """Give the folder its name."""
+        (self.part / _DONE).unlink()
+        os.replace(self.part, self.out)
+
+    def _finished(self) -> dict[str, dict[str, Any]]:
+        """The files that an earlier attempt of the same kind finished; else a new OUT.part."""
+        try:
+            known = json.loads((self.part / _DONE).read_text())
+            if known["identity"] == json.loads(json.dumps(self._identity)):
+                done: dict[str, dict[str, Any]] = known["files"]
+                return {name: said for name, said in done.items() if self._whole(name, said)}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        shutil.rmtree(self.part, ignore_errors=True)
+        try:
+            self.part.mkdir(parents=True)
+        except OSError as error:
+            raise FileError(
+                str(self.part), f"cannot be made ({error.strerror})", "choose another folder"
+            ) from error
+        return {}
+
+    def _whole(self, name: str, said: Mapping[str, Any]) -> bool:
+        path = self.part / name
+        return path.is_file() and path.stat().st_size == said["bytes"]
+
+    def _refuse_lack_of_room(self) -> None:
+        wanted = self.nbytes * _ROOM - sum(done["bytes"] for done in self._done.values())
+        free = shutil.disk_usage(self.part).free
+        if wanted > free:
+            raise FileError(
+                str(self.out),
+                f"needs {wanted / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
+                "make room, or choose another place",
+            )
+
+    def _remember(self) -> None:
+        temporary = self.part / f"{_DONE}.tmp"
+        temporary.write_text(json.dumps({"identity": self._identity, "files": self._done}))
+        os.replace(temporary, self.part / _DONE)
+
+
+def _without_grad(
+    make: Callable[[Bundle], Sequence[Tensor]],
+) -> Callable[[Bundle], Sequence[Tensor]]:
+    """torch remembers per thread whether gradients are wanted."""
+
+    def made(bundle: Bundle) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return make(bundle)
+
+    return made

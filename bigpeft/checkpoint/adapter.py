@@ -1,4 +1,6 @@
-"""The files of an adapter: `adapter.safetensors`, and `adapter.json` that says what made it."""
+"""The files of an adapter: `adapter.safetensors`, `adapter.json` that says what made it, and
+`base.json`, the fingerprint of the model that it belongs to.
+"""
 
 import json
 import os
@@ -10,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bigpeft.backbone import Fingerprint
 from bigpeft.errors import FileError
 
-TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+TENSORS, DESCRIPTION, BASE = "adapter.safetensors", "adapter.json", "base.json"
 VERSION = 1
 
 
@@ -46,3 +49,19 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     wide = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return wide, described
+
+
+def read_base(folder: Path) -> Fingerprint | None:
+    """Which base the adapter belongs to; None where nothing says so, as in an imported adapter.
+
+    Raises FileError for a file that is no fingerprint.
+    """
+    path = folder / BASE
+    if not path.is_file():
+        return None
+    try:
+        return Fingerprint.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(
+            str(path), f"is no fingerprint ({error})", "copy the adapter again"
+        ) from error

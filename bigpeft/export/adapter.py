@@ -14,15 +14,19 @@ import torch.distributed as dist
 
 from bigpeft.backbone import Fingerprint
 from bigpeft.checkpoint import training_state
-from bigpeft.checkpoint.adapter import TENSORS, VERSION, read_adapter, write_adapter
+from bigpeft.checkpoint.adapter import (
+    BASE,
+    TENSORS,
+    VERSION,
+    read_adapter,
+    read_base,
+    write_adapter,
+)
 from bigpeft.checkpoint.engine import Engine
-from bigpeft.errors import FileError
 from bigpeft.placement import Trained, frozen
 from bigpeft.plan import Plan
 
-__all__ = ["BASE", "TENSORS", "description", "read_adapter", "read_base", "save_adapter"]
-
-BASE = "base.json"
+__all__ = ["TENSORS", "description", "read_adapter", "read_base", "save_adapter"]
 
 
 def save_adapter(
@@ -68,19 +72,3 @@ def description(plan: Plan) -> dict[str, Any]:
             "trained_on": {"weights": model.weights, "block": model.block, "nested": model.nested},
         },
     }
-
-
-def read_base(folder: Path) -> Fingerprint | None:
-    """Which base the adapter belongs to; None where nothing says so, as in an imported adapter.
-
-    Raises FileError for a file that is no fingerprint.
-    """
-    path = folder / BASE
-    if not path.is_file():
-        return None
-    try:
-        return Fingerprint.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(
-            str(path), f"is no fingerprint ({error})", "copy the adapter again"
-        ) from error

@@ -58,7 +58,7 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)
     saver = Saver(folder / "checkpoints", plan, engine, backbone)
-    start_from(plan, engine, backbone.trained, found is not None, terminal.say)
+    start_from(plan, engine, backbone, found is not None, terminal.say)
     done = saver.resume(found, terminal.say)
     batches = Batches(inputs.tokens, inputs.pad_id, plan)
     schedule = Schedule.of(recipe.optimizer, steps)

@@ -1,32 +1,34 @@
 """A run that starts from the numbers of an adapter: another run's, or one that was imported."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bigpeft.checkpoint import training_state
-from bigpeft.checkpoint.adapter import read_adapter
+from bigpeft.checkpoint.adapter import read_adapter, read_base
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.state import whole_shape
 from bigpeft.errors import FileError, RecipeError
-from bigpeft.placement import Trained, frozen
+from bigpeft.placement import frozen
 from bigpeft.plan import Plan
 from bigpeft.recipe import MethodSection
+from bigpeft.train.backbone import Backbone
 
 
 def start_from(
     plan: Plan,
     engine: Engine,
-    trained: Sequence[Trained],
+    backbone: Backbone,
     resuming: bool,
     say: Callable[[str], None],
 ) -> None:
     """Set masters, live copies and what methods keep frozen to those of `method.start_from`.
 
     Collective over all ranks. A run that resumes has its numbers already. Raises RecipeError for an
-    adapter of another method, FileError for one of other layers or shapes, before anything changes.
+    adapter of another method, FileError for one of other layers, shapes or base, before anything
+    changes.
     """
     section: Any = plan.recipe.method
     if section.start_from is None or resuming:
@@ -34,15 +36,18 @@ def start_from(
     folder = Path(section.start_from)
     tensors, described = read_adapter(folder)
     _refuse_another_method(folder, described["method"], section.name)
+    belongs_to = read_base(folder)
+    if belongs_to is not None:
+        belongs_to.refuse_another(str(folder), backbone.base, FileError)
     buffers = frozen(plan.seated)
     _refuse_misfits(
         folder,
         tensors,
-        {t.name: tuple(whole_shape(t.parameter)) for t in trained}
+        {t.name: tuple(whole_shape(t.parameter)) for t in backbone.trained}
         | {name: tuple(buffer.shape) for name, buffer in buffers.items()},
     )
     state = training_state(engine)
-    for item in trained:
+    for item in backbone.trained:
         state.write(item.parameter, None, tensors[item.name].to(engine.device))
     for name, buffer in buffers.items():
         buffer.copy_(tensors[name])

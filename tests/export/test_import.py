@@ -142,6 +142,23 @@ def test_a_run_starts_from_another_run_of_any_method(method, base, tmp_path):
     assert summary(tmp_path / "two")["eval_loss_before"] == pytest.approx(ended, abs=1e-6)
 
 
+def test_an_adapter_of_another_base_is_refused_with_both_fingerprints(base, tmp_path):
+    overrides = said(base, {"name": "lora", "rank": 4})
+    world(1).call(train_and_export, tmp_path / "first", overrides)
+    other = shutil.copytree(base, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 3] += 1
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    section = {"name": "lora", "rank": 4, "start_from": str(tmp_path / "first/adapter")}
+
+    refused = refusals(2, tmp_path / "run", *said(other, section))
+
+    kinds, texts = zip(*refused, strict=True)
+    assert kinds == ("FileError", "FileError")
+    assert "the numbers of model.layers.1.mlp.up_proj.weight differ" in texts[0]
+    assert re.search(r"belongs to base \w{16}, this one is \w{16}", texts[0])
+
+
 def test_a_resumed_run_goes_on_from_its_checkpoint_even_when_the_adapter_is_gone(base, tmp_path):
     adapter_of(base, tmp_path / "theirs", **KINDS["lora"])
     section = import_peft(tmp_path / "theirs", tmp_path / "ours").section

@@ -30,7 +30,7 @@ def make_model(folder: Path, layers: int) -> int:
         ]
         streamed = StreamedFolder(folder, bundles, 5_000_000_000, {"layers": layers})
         streamed.write(
-            lambda bundle: layout.tensors(None, source.read(bundle.name), bundle),
+            lambda bundle, piece: layout.tensors(None, source.read(bundle.name), bundle),
             2,
             lambda done, total: None,
         )

@@ -2,9 +2,9 @@
 
     python benchmarks/merge.py [--repeats 3] [--layers 2] [--folder DIR]
 
-The model is that of loading.py; the adapter has rank 16 on all linears. Every side starts with the
-files in the page cache, and a result counts when it is on the disk. Prints medians and writes
-benchmarks/results/merge.json.
+The model is that of loading.py; the adapter has rank 16 on all linears. Every side reads the files
+from the disk, as one does a model that is larger than memory, and again out of the page cache; a
+result counts when it is on the disk. Prints medians and writes benchmarks/results/merge.json.
 """
 
 import argparse
@@ -104,10 +104,13 @@ def resident(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def launch(side: str, model: Path, run: Path) -> dict[str, Any]:
-    """One side in a process of its own, the files read once before."""
+def launch(side: str, state: str, model: Path, run: Path) -> dict[str, Any]:
+    """One side in a process of its own, the model's files in the page cache (warm) or not."""
     for path in model.glob("*.safetensors"):
-        subprocess.run(["cat", str(path)], stdout=subprocess.DEVNULL, check=True)
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if state == "warm":
+            subprocess.run(["cat", str(path)], stdout=subprocess.DEVNULL, check=True)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         command = [sys.executable, str(HERE / "merge.py"), "--side", side]
         command += ["--model", str(model), "--run", str(run), "--out", f"{folder}/out"]
@@ -142,18 +145,23 @@ def compare(options: argparse.Namespace, place: Path) -> None:
     size = make_model(place / "dense", options.layers)
     shutil.rmtree(place / "run", ignore_errors=True)
     make_run(place / "dense", place / "run")
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    cases = [f"{side} {state}" for state in ("cold", "warm") for side in SIDES]
+    runs: dict[str, list[dict[str, Any]]] = {case: [] for case in cases}
     for _ in range(options.repeats):
-        for side, found in runs.items():
-            found.append(launch(side, place / "dense", place / "run"))
+        for case, found in runs.items():
+            found.append(launch(*case.split(), place / "dense", place / "run"))
     medians = {
-        side: {key: statistics.median(r[key] for r in found) for key in found[0]}
-        for side, found in runs.items()
+        case: {key: statistics.median(r[key] for r in found) for key in found[0]}
+        for case, found in runs.items()
     }
-    table = Table(f"{size / 1e9:.2f} GB of bf16, LoRA of rank 16", *SIDES, "bigpeft/copy")
-    for key, label, unit in (("seconds", "seconds", 1), ("peak_bytes", "peak memory, MB", 1e6)):
-        row = [medians[side][key] for side in SIDES]
-        table.add_row(label, *(f"{v / unit:.2f}" for v in row), f"{row[2] / row[0]:.2f}")
+    title = f"{size / 1e9:.2f} GB of bf16, LoRA of rank 16"
+    table = Table(title, *SIDES, "bigpeft/copy", "bigpeft/stock")
+    for state in ("cold", "warm"):
+        row = [medians[f"{side} {state}"]["seconds"] for side in SIDES]
+        ratios = [f"{row[2] / other:.2f}" for other in row[:2]]
+        table.add_row(f"seconds, {state}", *(f"{v:.2f}" for v in row), *ratios)
+    peaks = [max(medians[f"{side} {s}"]["peak_bytes"] for s in ("cold", "warm")) for side in SIDES]
+    table.add_row("peak memory, MB", *(f"{v / 1e6:.0f}" for v in peaks))
     largest = 2 * SHAPE["hidden_size"] * SHAPE["intermediate_size"]
     console = Console(width=110)
     console.print(table)

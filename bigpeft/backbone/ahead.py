@@ -11,20 +11,30 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(make: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def ahead(
+    make: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    size: Callable[[Item], float] = lambda item: 1.0,
+) -> Iterator[Result]:
     """make(item) for each item in order, by `workers` threads of one core each.
 
-    No more than `workers` results exist at a time, with the one that the caller holds.
+    The sizes of results that exist at a time, with the one that the caller holds, add up to no more
+    than `workers`.
     """
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Future[Result], float]] = deque()
+    held = 0.0
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(make, item))
-                if len(waiting) == workers:
-                    yield waiting.popleft().result()
+                waiting.append((pool.submit(make, item), size(item)))
+                held += size(item)
+                while waiting and held >= workers:
+                    future, given = waiting.popleft()
+                    yield future.result()
+                    held -= given
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()

@@ -1,4 +1,4 @@
-"""Which base model this is: its configuration, and name, dtype, shape and sha256 of every tensor.
+"""Which base model this is: its configuration, and name, dtype, shape and hash of every tensor.
 
 A packed copy carries the fingerprint of the dense weights that it was made from, so an adapter
 trained over one belongs to the other too.
@@ -22,7 +22,7 @@ _ANOTHER = "use the base that it belongs to"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`tensors`: name → (dtype, shape, sha256 of the numbers)."""
+    """`tensors`: name → (dtype, shape, hash of the numbers)."""
 
     config: dict[str, Any]
     tensors: dict[str, tuple[str, tuple[int, ...], str]]
@@ -83,7 +83,7 @@ def fingerprint(
     dtype_of: Callable[[str], torch.dtype],
     digests: Mapping[str, str],
 ) -> Fingerprint:
-    """Of the model that fills these slots. `digests` has the sha256 of each slot's tensor."""
+    """Of the model that fills these slots. `digests` has the hash of each slot's tensor."""
     tensors = {
         slot.key: (str(dtype_of(slot.key)).removeprefix("torch."), slot.shape, digests[slot.key])
         for slot in slots

@@ -86,7 +86,7 @@ class Packed(Dense):
         stored: Mapping[str, str],
         files: Mapping[str, tuple[int, str]],
     ) -> PackedManifest:
-        """Of a folder made from `source`. `stored`: tensor → sha256 of what the files keep."""
+        """Of a folder made from `source`. `stored`: tensor → hash of what the files keep."""
         linears = {key: slot.linear for key, slot in slots.items() if slot.linear is not None}
         return PackedManifest(
             codec=self.codec.name,

@@ -50,7 +50,7 @@ def quantize(
     streamed = StreamedFolder(out, bundles, shard_bytes, identity)
     stored: dict[str, str] = {}
 
-    def make(bundle: Bundle) -> list[Tensor]:
+    def make(bundle: Bundle, piece: int) -> list[Tensor]:
         tensor = packed_or_dense(slots[bundle.name], source)
         stored[bundle.name] = digest(tensor)
         return [tensor]

@@ -5,6 +5,7 @@ Work goes into OUT.part. Finished files are listed there with their hashes, so t
 the same kind keeps them.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,33 +31,44 @@ from bigpeft.errors import FileError
 _DONE = "done.json"
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
 _ROOM = 1.02
+_PIECES_AT_ONCE = 4
 
 
 class StreamedFolder:
-    """`identity` says what an interrupted attempt must share with the one that goes on.
+    """`identity` says what an interrupted attempt must share with the one that goes on; `new_hash`
+    starts the hash of a file.
 
     Raises FileError where `out` is there, cannot be made, or has no room for the tensors.
     """
 
     def __init__(
-        self, out: Path, bundles: Sequence[Bundle], shard_bytes: int, identity: Mapping[str, Any]
+        self,
+        out: Path,
+        bundles: Sequence[Bundle],
+        shard_bytes: int,
+        identity: Mapping[str, Any],
+        new_hash: Callable[[], Any] = hashlib.sha256,
     ) -> None:
         refuse_existing(out)
         self.out, self.part = out, out.with_name(out.name + ".part")
         self.cut = shards(bundles, shard_bytes)
         self.nbytes = sum(bundle.nbytes for bundle in bundles)
+        self._new_hash = new_hash
         self._identity = {**identity, "shard_bytes": shard_bytes}
         self._done = self._finished()
         self._refuse_lack_of_room()
 
     def write(
         self,
-        make: Callable[[Bundle], Sequence[Tensor]],
+        make: Callable[[Bundle, int], Sequence[Tensor]],
         workers: int,
         progress: Callable[[int, int], None],
         note: Callable[[str], Any] = lambda name: None,
     ) -> None:
-        """Write every file that is not there yet, and the index; `make` is called in threads.
+        """Write every file that is not there yet, and the index.
+
+        `make` gives the tensors of a bundle, or those of its piece with this number (from 0); it is
+        called in `workers` threads.
 
         `note` is asked about every bundle once it is written; see `notes`. `progress` gets
         (bytes written, bytes in all).
@@ -65,12 +77,13 @@ class StreamedFolder:
         for number, shard in enumerate(self.cut):
             name = shard_name(number, len(self.cut))
             if name not in self._done:
-                made = ahead(_without_grad(make), shard, workers)
+                pieces = [(bundle, n) for bundle in shard for n in range(bundle.pieces)]
+                made = ahead(_without_grad(make), pieces, workers, _size)
                 tensors = self._told(made, written, progress)
-                sha = write_file(self.part / name, entries_of(shard), tensors)
+                found = write_file(self.part / name, entries_of(shard), tensors, self._new_hash)
                 nbytes = (self.part / name).stat().st_size
                 notes = {bundle.name: note(bundle.name) for bundle in shard}
-                self._done[name] = {"bytes": nbytes, "sha256": sha, "notes": notes}
+                self._done[name] = {"bytes": nbytes, "hash": found, "notes": notes}
                 self._remember()
             written += sum(bundle.nbytes for bundle in shard)
             progress(written, self.nbytes)
@@ -90,8 +103,13 @@ class StreamedFolder:
 
     @property
     def files(self) -> dict[str, tuple[int, str]]:
-        """File → its bytes and sha256."""
-        return {name: (done["bytes"], done["sha256"]) for name, done in self._done.items()}
+        """File → its bytes and hash."""
+        return {name: (done["bytes"], done["hash"]) for name, done in self._done.items()}
+
+    @property
+    def hash_name(self) -> str:
+        """Which hash that is."""
+        return str(self._new_hash().name).lower()
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -151,12 +169,18 @@ class StreamedFolder:
 
 
 def _without_grad(
-    make: Callable[[Bundle], Sequence[Tensor]],
-) -> Callable[[Bundle], Sequence[Tensor]]:
+    make: Callable[[Bundle, int], Sequence[Tensor]],
+) -> Callable[[tuple[Bundle, int]], Sequence[Tensor]]:
     """torch remembers per thread whether gradients are wanted."""
 
-    def made(bundle: Bundle) -> Sequence[Tensor]:
+    def made(piece: tuple[Bundle, int]) -> Sequence[Tensor]:
         with torch.no_grad():
-            return make(bundle)
+            return make(*piece)
 
     return made
+
+
+def _size(piece: tuple[Bundle, int]) -> float:
+    """What a piece counts against the tensors that may be in memory."""
+    bundle, _ = piece
+    return 1 / min(bundle.pieces, _PIECES_AT_ONCE)

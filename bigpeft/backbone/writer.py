@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from bigpeft.backbone.sources.files import DTYPES
 from bigpeft.errors import FileError
 
 INDEX = "model.safetensors.index.json"
+_OFTEN = 64 << 20
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -40,10 +41,14 @@ def refuse_existing(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Tensors that are made together and lie side by side in a file: those of one weight."""
+    """Tensors that are made together and lie side by side in a file: those of one weight.
+
+    A bundle of one tensor may be made in `pieces` along its first dimension.
+    """
 
     name: str
     entries: tuple[Entry, ...]
+    pieces: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -88,19 +93,27 @@ def write_index(folder: Path, cut: Sequence[Sequence[Bundle]]) -> None:
     (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_file(path: Path, entries: Sequence[Entry], tensors: Iterable[Tensor]) -> str:
-    """Write `tensors`, which come one at a time in the order of `entries`. Returns the sha256.
+def write_file(
+    path: Path,
+    entries: Sequence[Entry],
+    tensors: Iterable[Tensor],
+    new_hash: Callable[[], Any] = hashlib.sha256,
+) -> str:
+    """Write `tensors`, which come in the order of `entries`, each whole or in pieces along its
+    first dimension. Returns the hash of the file, sha256 unless `new_hash` makes another.
 
     The file appears under its name when it is whole and on disk. Raises FileError where the disk
     is full or the folder cannot be written; then nothing is left.
     """
     temporary = path.with_name(path.name + ".part")
-    digest = hashlib.sha256()
+    digest = new_hash()
     try:
         with temporary.open("wb") as file:
+            begun = 0
             for piece in _pieces(entries, tensors):
                 file.write(piece)
                 digest.update(piece)
+                begun = _begin_writing(file, begun)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -112,16 +125,36 @@ def write_file(path: Path, entries: Sequence[Entry], tensors: Iterable[Tensor]) 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return digest.hexdigest()
+    return str(digest.hexdigest())
+
+
+def _begin_writing(file: BinaryIO, begun: int) -> int:
+    """Have the kernel start to put on disk what was written, while more is made, every so often.
+
+    Takes and returns how far that has come.
+    """
+    if file.tell() - begun < _OFTEN:
+        return begun
+    file.flush()
+    os.posix_fadvise(file.fileno(), begun, file.tell() - begun, os.POSIX_FADV_DONTNEED)
+    return file.tell()
 
 
 def _pieces(entries: Sequence[Entry], tensors: Iterable[Tensor]) -> Iterable[Any]:
     yield _header(entries)
-    for entry, tensor in zip(entries, tensors, strict=True):
-        if (tuple(tensor.shape), tensor.dtype) != (entry.shape, entry.dtype):
-            raise TypeError(f"{entry.name} was announced as {entry}, it is {tensor.dtype}")
-        flat = tensor.detach().cpu().contiguous().flatten()
-        yield flat.view(torch.uint8).numpy().data
+    coming = iter(tensors)
+    for entry in entries:
+        done = 0
+        while done < entry.nbytes or not entry.nbytes:
+            tensor = next(coming)
+            done += tensor.nbytes
+            alike = (tensor.dtype, tuple(tensor.shape[1:])) == (entry.dtype, entry.shape[1:])
+            if not alike or done > entry.nbytes:
+                raise TypeError(f"{entry} was announced, {tensor.dtype} {tensor.shape} comes")
+            flat = tensor.detach().cpu().contiguous().flatten()
+            yield flat.view(torch.uint8).numpy().data
+            if not entry.nbytes:
+                break
 
 
 def _header(entries: Sequence[Entry]) -> bytes:

@@ -1,13 +1,15 @@
 """The adapter into the weights: W → W', tensor by tensor, a folder that transformers opens."""
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,6 +22,7 @@ from bigpeft.backbone.writer import Bundle
 from bigpeft.checkpoint.manifest import sha256
 from bigpeft.errors import RecipeError
 from bigpeft.export.adapter import TENSORS
+from bigpeft.export.by_rows import ByRows
 from bigpeft.export.changed import Base, changed, refuse_unmergeable
 from bigpeft.export.run import FinishedRun
 from bigpeft.quant import CodecOptions, make_codec
@@ -62,7 +65,8 @@ def merge(
     shard_bytes: int = 5_000_000_000,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
-    """Write the merged model to `out`; each core has one dense tensor and its change in memory.
+    """Write the merged model to `out`. Each core has one dense tensor and its change in memory, or
+    a few rows of one where the method lets rows merge by themselves.
 
     `base` dense adds the change to the original weights, image to what their 4-bit codes decode to,
     which is what the run was trained on. `progress` gets (bytes written, bytes in all). Raises
@@ -78,12 +82,19 @@ def merge(
         for key, shape in source.shapes().items()
         if key in slots or layout.whole
     ]
-    streamed = StreamedFolder(out, bundles, shard_bytes, _identity(run, base, written))
+    few = [slots[bundle.name] for bundle in bundles if bundle.name in slots]
+    by_rows = ByRows(run, source, few if base == "dense" and written.weights == "none" else [])
+    bundles = [replace(bundle, pieces=by_rows.pieces(bundle.name)) for bundle in bundles]
+    new_hash = hashlib.sha256 if isinstance(layout, Packed) else xxhash.xxh3_128
+    identity = _identity(run, base, written)
+    streamed = StreamedFolder(out, bundles, shard_bytes, identity, new_hash)
     known: dict[str, tuple[str, str]] = {}
 
-    def make(bundle: Bundle) -> list[Tensor]:
-        name = bundle.name
-        tensor, slot, dtype = source.read(name), slots.get(name), source.dtype(name)
+    def make(bundle: Bundle, piece: int) -> list[Tensor]:
+        name, slot, dtype = bundle.name, slots.get(bundle.name), source.dtype(bundle.name)
+        if bundle.pieces > 1:
+            return [by_rows.piece(slots[name], piece, dtype)]
+        tensor = source.read(name)
         if slot is not None:
             packed = None
             if base == "image" and slot.linear is not None:
@@ -94,7 +105,10 @@ def merge(
             known[name] = digest(tensor), digest(*tensors)
         return tensors
 
-    streamed.write(make, os.cpu_count() or 1, progress, known.get)
+    try:
+        streamed.write(make, os.cpu_count() or 1, progress, known.get)
+    finally:
+        by_rows.close()
     _complete(streamed, run, base)
     if isinstance(layout, Packed):
         merged = {name: whole for name, (whole, _) in streamed.notes.items()}
@@ -158,6 +172,7 @@ def _complete(streamed: StreamedFolder, run: FinishedRun, base: Base) -> None:
         "method": run.recipe.method.model_dump(mode="json"),
         "base": {"name": run.recipe.model.name, "merged_into": base},
         "trained_on": run.recipe.model.weights,
-        "sha256": {name: sha for name, (_, sha) in streamed.files.items()},
+        "hash": streamed.hash_name,
+        "files": {name: found for name, (_, found) in streamed.files.items()},
     }
     (streamed.part / "bigpeft.json").write_text(json.dumps(said, indent=2) + "\n")

@@ -144,6 +144,8 @@ class LinearMethod(Method):
     default_targets: ClassVar[str | Sequence[str]] = "all-linear"
     edits_base: bool = False
     """Whether `start` returns another weight than it gets."""
+    by_rows: bool = False
+    """Whether a row of W' follows from the same row of W: then `merge_rows` makes a few of them."""
 
     def start(self, weight: Tensor) -> Tensor:
         """As above, from W (out_features, in_features) in fp32."""
@@ -169,6 +171,10 @@ class LinearMethod(Method):
             f"{type(self).__name__} computes what no weight can hold, so it does not merge",
             "keep the adapter beside the base",
         )
+
+    def merge_rows(self, weight: Tensor, rows: slice) -> Tensor:
+        """`merge` of these rows of W alone, (rows, in_features), same dtype; only if `by_rows`."""
+        raise NotImplementedError
 
     @classmethod
     @abstractmethod

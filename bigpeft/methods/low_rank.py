@@ -114,6 +114,7 @@ class LowRank(Factors):
     Options = LowRankOptions
     mpc_patterns: ClassVar[str] = "odn"
     hf_peft: ClassVar[str] = "LORA"
+    by_rows = True
     has_core: ClassVar[bool] = False
     """Whether something trained between the factors leaves their lengths free."""
 
@@ -160,7 +161,14 @@ class LowRank(Factors):
         """W + s · B A, same dtype."""
         if not self.mergeable:
             return super().merge(weight)
-        return (weight + self.delta(at_least_fp32(weight.dtype))).to(weight.dtype)
+        return self.merge_rows(weight, slice(None))
+
+    def merge_rows(self, weight: Tensor, rows: slice) -> Tensor:
+        """The same of a few rows: they have rows of B to themselves."""
+        wide = at_least_fp32(weight.dtype)
+        down = self.inner(self.lora_A.to(wide).t()).t()
+        up = self.scaling * self.lora_B[rows].to(wide)
+        return (up @ down).add_(weight).to(weight.dtype)
 
     def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
         """LoRA, with what lies between the factors multiplied into A."""

@@ -217,7 +217,7 @@ def test_weights_of_another_base_are_refused_at_the_first_that_differs(tmp_path)
     source = Verified(SafetensorsFolder(tmp_path), base, "the adapter")
     for name in tensors.keys() - {WEIGHT}:
         assert torch.equal(source.read(name), tensors[name])
-    with pytest.raises(WeightError, match=rf"base {base.short}.*the sha256 of {WEIGHT}"):
+    with pytest.raises(WeightError, match=rf"base {base.short}.*the hash of {WEIGHT}"):
         source.read(WEIGHT)
 
 

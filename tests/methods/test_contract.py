@@ -207,6 +207,22 @@ def test_merging_keeps_the_dtype_and_leaves_the_weight_alone(name, chosen):
     assert torch.equal(weight, before)
 
 
+@pytest.mark.parametrize(("name", "chosen"), CASES, ids=str)
+def test_a_few_rows_merge_as_all_of_them_do(name, chosen):
+    _, weight, method = fitted(name, (24, 16), **chosen)
+    nudge(method)
+    if not method.by_rows:
+        with pytest.raises(NotImplementedError):
+            method.merge_rows(weight, slice(None))
+        return
+
+    pieces = [slice(start, start + 7) for start in range(0, 24, 7)]
+    merged = torch.cat([method.merge_rows(weight[rows], rows) for rows in pieces])
+
+    assert_close(merged, method.merge(weight), rtol=1e-6, atol=1e-6)
+    assert method.merge_rows(weight[:3].bfloat16(), slice(0, 3)).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_skeleton_on_the_meta_device_fills_as_the_loader_fills_it(name):
     linear, weight = packed((24, 16))

@@ -1,8 +1,8 @@
 """Our own packed checkpoint: safetensors of packed weights, and a manifest that says what it is.
 
-`bigpeft_packed.json` has the format's version, the codec, the fingerprint of the dense base, and
-the sha256 of every file and of every tensor. A linear's weight is stored as its packed bytes under
-the name of the dense tensor; everything else as it was.
+`bigpeft_packed.json` has the format's version, the codec, the fingerprint of the dense base, the
+sha256 of every file and a hash of every tensor. A linear's weight is stored as its packed bytes
+under the name of the dense tensor; everything else as it was.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _AGAIN = "delete the folder and make it again: bigpeft quantize, or model.cache 
 class PackedManifest:
     """`transposed`: packed weights that the base keeps as (in_features, out_features).
 
-    `stored`: tensor → sha256 of its bytes here. `files`: file → [bytes, sha256].
+    `stored`: tensor → hash of its bytes here. `files`: file → [bytes, sha256].
     """
 
     codec: str
@@ -154,7 +154,7 @@ class PackedFolder(WeightSource):
         self.bytes_read += tensor.nbytes
         if digest(tensor) != self.manifest.stored[name]:
             raise WeightError(
-                str(stored.path), f"is damaged: the sha256 of {name} is not the manifest's", _AGAIN
+                str(stored.path), f"is damaged: the hash of {name} is not the manifest's", _AGAIN
             )
         self.digests[name] = self.manifest.source.tensors[name][2]
         return tensor

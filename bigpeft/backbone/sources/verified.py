@@ -58,7 +58,7 @@ class Verified(WeightSource):
         self.bytes_read = self._source.bytes_read
         self.digests[name] = here = digests[name]
         if name in self._base.tensors and (there := self._base.tensors[name][2]) != here:
-            raise self._another(f"the sha256 of {name} is {there[:16]} there, {here[:16]} here")
+            raise self._another(f"the hash of {name} is {there[:16]} there, {here[:16]} here")
 
     def _another(self, reason: str) -> WeightError:
         said = f"was trained on base {self._base.short}, the model here is another one: {reason}"

@@ -80,16 +80,16 @@ class DoRA(LowRank):
         quadratic = ((b @ (a @ a.t())) * b).sum(dim=1)
         return self._over(squares + 2 * self.scaling * linear + self.scaling**2 * quadratic)
 
-    def _over(self, squares: Tensor) -> Tensor:
-        """M over the root of these squared norms."""
-        length = self.row_squares.to(squares.dtype).sqrt() + self.magnitude.to(squares.dtype)
+    def _over(self, squares: Tensor, rows: slice = slice(None)) -> Tensor:
+        """M over the root of these squared norms, of these rows."""
+        start, moved = self.row_squares[rows], self.magnitude[rows]
+        length = start.to(squares.dtype).sqrt() + moved.to(squares.dtype)
         return length / squares.clamp(min=_SHORTEST**2).sqrt()
 
-    def merge(self, weight: Tensor) -> Tensor:
+    def merge_rows(self, weight: Tensor, rows: slice) -> Tensor:
         """diag(m / n) (W + s · B A) with n of the weight at hand, same dtype."""
-        wide = at_least_fp32(weight.dtype)
-        moved = weight.to(wide) + self.delta(wide)
-        gain = self._over(moved.detach().square().sum(dim=1))
+        moved = super().merge_rows(weight.to(at_least_fp32(weight.dtype)), rows)
+        gain = self._over(moved.detach().square().sum(dim=1), rows)
         return (gain[:, None] * moved).to(weight.dtype)
 
     def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:

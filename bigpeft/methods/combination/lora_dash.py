@@ -95,12 +95,12 @@ class LoRADash(LowRank):
         pushed = F.linear(along, self.left[:, self.chosen].to(x.dtype))
         return self.add_branch(linear.base(x), x) + pushed
 
-    def merge(self, weight: Tensor) -> Tensor:
+    def merge_rows(self, weight: Tensor, rows: slice) -> Tensor:
         """W + s · B A + U_d diag(dash) V_dᵀ, same dtype."""
         wide = at_least_fp32(weight.dtype)
-        left = self.left[:, self.chosen].to(wide) * (self.opened * self.dash).to(wide)
-        delta = self.delta(wide) + left @ self.right[self.chosen].to(wide)
-        return (weight + delta).to(weight.dtype)
+        left = self.left[rows][:, self.chosen].to(wide) * (self.opened * self.dash).to(wide)
+        dashed = left @ self.right[self.chosen].to(wide)
+        return super().merge_rows(dashed.add_(weight), rows).to(weight.dtype)
 
     def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
         """LoRA with the chosen directions as rows and columns more, s in B."""

@@ -73,9 +73,11 @@ class LieRA(LowRank):
             )
         return y
 
-    def merge(self, weight: Tensor) -> Tensor:
+    def merge_rows(self, weight: Tensor, rows: slice) -> Tensor:
         """W ⊙ (1 + s · B A), same dtype."""
-        return (weight * (1 + self.delta(at_least_fp32(weight.dtype)))).to(weight.dtype)
+        wide = at_least_fp32(weight.dtype)
+        factor = self.scaling * (self.lora_B[rows].to(wide) @ self.lora_A.to(wide))
+        return (weight * (1 + factor)).to(weight.dtype)
 
     def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
         """HiRA, which has no scaling, so it goes into B, and one rank: the rest is zeros."""

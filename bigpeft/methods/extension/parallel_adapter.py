@@ -28,6 +28,7 @@ class ParallelAdapter(LowRank):
     moves = "what a small non-linear network adds beside each linear"
     when = "the change is not linear and merging is not needed"
     mergeable = False
+    by_rows = False
     mpc_patterns = "od"
     hf_peft = "none"
 

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoConfig
 
 from bigpeft.backbone import RandomWeights, build_skeleton
-from bigpeft.backbone.layouts import Dense
-from bigpeft.backbone.streamed import StreamedFolder
+from bigpeft.backbone.copies.layouts import Dense
+from bigpeft.backbone.copies.streamed import StreamedFolder
 
 SHAPE = {
     "hidden_size": 8192,
@@ -28,12 +28,12 @@ def make_model(folder: Path, layers: int) -> int:
             layout.bundle(None, name, torch.bfloat16, shape)
             for name, shape in source.shapes().items()
         ]
-        streamed = StreamedFolder(folder, bundles, 5_000_000_000, {"layers": layers})
-        streamed.write(
-            lambda bundle, piece: layout.tensors(None, source.read(bundle.name), bundle),
-            2,
-            lambda done, total: None,
-        )
-        config.save_pretrained(streamed.part)
-        streamed.finish()
+        with StreamedFolder(folder, bundles, 5_000_000_000, {"layers": layers}) as streamed:
+            streamed.write(
+                lambda bundle, piece: layout.tensors(None, source.read(bundle.name), bundle),
+                2,
+                lambda done, total: None,
+            )
+            config.save_pretrained(streamed.part)
+            streamed.finish()
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

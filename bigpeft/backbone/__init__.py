@@ -1,12 +1,12 @@
 """The frozen model: a skeleton, packed weights, one streaming pass to fill it, its partition."""
 
-from bigpeft.backbone.cache import through_cache
+from bigpeft.backbone.copies.cache import through_cache
+from bigpeft.backbone.copies.quantize import quantize
 from bigpeft.backbone.fingerprint import Fingerprint
 from bigpeft.backbone.linear import PackedLinear, freeze_linears
 from bigpeft.backbone.loader import Loader, Readers
 from bigpeft.backbone.meter import PackedMeter
 from bigpeft.backbone.partition import Partition, Whole, ZeroThree, node_group
-from bigpeft.backbone.quantize import quantize
 from bigpeft.backbone.skeleton import build_skeleton, read_config
 from bigpeft.backbone.slots import fill_slots
 from bigpeft.backbone.sources import (

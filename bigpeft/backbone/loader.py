@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bigpeft.backbone.copies.quantize import finite, packed_or_dense
 from bigpeft.backbone.fingerprint import Fingerprint, fingerprint
 from bigpeft.backbone.partition import Partition
-from bigpeft.backbone.quantize import finite, packed_or_dense
 from bigpeft.backbone.skeleton import rebuild_buffers
 from bigpeft.backbone.slots import Slot, fill_slots
 from bigpeft.backbone.sources import WeightSource

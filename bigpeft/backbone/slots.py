@@ -113,6 +113,13 @@ def _find(slot: Slot, keys: dict[str, str], shapes: dict[str, tuple[int, ...]]) 
             "is in no weight file",
             "download the model again, or use the config.json that belongs to these weights",
         )
+    turned = slot.linear is not None and slot.linear.transposed
+    if turned and shapes[key] == slot.shape[::-1] != slot.shape:
+        raise WeightError(
+            key,
+            f"is kept as {shapes[key]}, as bitsandbytes keeps a Conv1D, not as {slot.shape}",
+            "use the dense model",
+        )
     if shapes[key] != slot.shape:
         raise WeightError(
             key,

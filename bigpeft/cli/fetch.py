@@ -52,7 +52,7 @@ def fetch(
     out: Annotated[Path, typer.Argument(help="Folder to create for the model.")],
 ) -> None:
     """Download a small model and write it to OUT as a Hugging Face folder."""
-    from bigpeft.backbone.gguf import convert
+    from bigpeft.backbone.copies.gguf import convert
 
     model = CATALOGUE.get(name)
     if model is None:

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class _Open:
 class ByRows:
     """Pieces of merged tensors, for each tensor in turn; the next tensor is read meanwhile.
 
-    To be asked for each piece once, from any thread.
+    To be asked for each piece once, from any thread, in a with statement.
     """
 
     def __init__(self, run: FinishedRun, source: WeightSource, slots: Sequence[Slot]) -> None:
@@ -59,8 +60,10 @@ class ByRows:
             merged[first - start : rows.stop - start] = method.merge_rows(weight[rows], rows)
         return merged
 
-    def close(self) -> None:
-        """Stop reading ahead."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._reader.shutdown(cancel_futures=True)
 
     def _method(self, slot: Slot) -> LinearMethod | None:

@@ -17,7 +17,7 @@ import gguf
 from gguf import MODEL_ARCH
 from torch import Tensor
 
-from bigpeft.backbone.writer import refuse_existing
+from bigpeft.backbone.copies.writer import refuse_existing
 from bigpeft.errors import FileError, RecipeError
 from bigpeft.export.forms import forms_of
 from bigpeft.export.run import FinishedRun

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bigpeft.backbone import fill_slots
-from bigpeft.backbone.writer import refuse_existing
+from bigpeft.backbone.copies.writer import refuse_existing
 from bigpeft.errors import RecipeError
 from bigpeft.export.forms import config_of, forms_of
 from bigpeft.export.peft_folder import PREFIX, common_config, write_peft_folder

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bigpeft.backbone.writer import refuse_existing
+from bigpeft.backbone.copies.writer import refuse_existing
 from bigpeft.checkpoint.adapter import VERSION, write_adapter
 from bigpeft.errors import FileError
 from bigpeft.export.peft_folder import CONFIG, PREFIX, TENSORS

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bigpeft.backbone import fill_slots
-from bigpeft.backbone.writer import refuse_existing
+from bigpeft.backbone.copies.writer import refuse_existing
 from bigpeft.errors import RecipeError
 from bigpeft.export.changed import changed, refuse_unmergeable
 from bigpeft.export.peft_folder import PREFIX, common_config, write_peft_folder

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,19 +13,20 @@ import xxhash
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bigpeft.backbone import fill_slots
+from bigpeft.backbone import WeightSource, fill_slots
+from bigpeft.backbone.copies.layouts import BitsAndBytes, Dense, Layout, Packed, say_quantised
+from bigpeft.backbone.copies.streamed import StreamedFolder
+from bigpeft.backbone.copies.writer import Bundle
 from bigpeft.backbone.fingerprint import fingerprint
-from bigpeft.backbone.layouts import BitsAndBytes, Dense, Layout, Packed, say_quantised
+from bigpeft.backbone.slots import Slot
 from bigpeft.backbone.sources.source import digest
-from bigpeft.backbone.streamed import StreamedFolder
-from bigpeft.backbone.writer import Bundle
 from bigpeft.checkpoint.manifest import sha256
 from bigpeft.errors import RecipeError
 from bigpeft.export.adapter import TENSORS
 from bigpeft.export.by_rows import ByRows
 from bigpeft.export.changed import Base, changed, refuse_unmergeable
 from bigpeft.export.run import FinishedRun
-from bigpeft.quant import CodecOptions, make_codec
+from bigpeft.quant import CodecOptions, codecs, make_codec
 
 Format = Literal["packed", "bitsandbytes"]
 
@@ -50,9 +51,12 @@ class Written:
     format: Format = "packed"
 
     def layout(self) -> Layout:
-        """Raises RecipeError for a block that the codec does not take."""
+        """Raises RecipeError for a format that there is not, or a block that it does not take."""
         if self.weights == "none":
             return Dense()
+        if self.weights not in codecs():
+            known = ", ".join(codecs())
+            raise RecipeError("--weights", f"{self.weights} is no format", f"write one of {known}")
         codec = make_codec(self.weights, CodecOptions(self.block, self.nested))
         return Packed(codec) if self.format == "packed" else BitsAndBytes(codec)
 
@@ -77,39 +81,59 @@ def merge(
     source, layout = run.open_weights(), written.layout()
     _refuse_missing_base(run, source.exact, base)
     slots = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
+    names = [key for key in source.shapes() if key in slots or layout.whole]
+    few = [slots[key] for key in names if key in slots] if layout.whole and base == "dense" else []
+    by_rows = ByRows(run, source, few)
     bundles = [
-        layout.bundle(slots.get(key), key, source.dtype(key), shape)
-        for key, shape in source.shapes().items()
-        if key in slots or layout.whole
+        replace(
+            layout.bundle(slots.get(key), key, source.dtype(key), source.shapes()[key]),
+            pieces=by_rows.pieces(key),
+        )
+        for key in names
     ]
-    few = [slots[bundle.name] for bundle in bundles if bundle.name in slots]
-    by_rows = ByRows(run, source, few if base == "dense" and written.weights == "none" else [])
-    bundles = [replace(bundle, pieces=by_rows.pieces(bundle.name)) for bundle in bundles]
-    new_hash = hashlib.sha256 if isinstance(layout, Packed) else xxhash.xxh3_128
-    identity = _identity(run, base, written)
-    streamed = StreamedFolder(out, bundles, shard_bytes, identity, new_hash)
-    known: dict[str, tuple[str, str]] = {}
+    hashes: dict[str, tuple[str, str]] = {}
 
     def make(bundle: Bundle, piece: int) -> list[Tensor]:
-        name, slot, dtype = bundle.name, slots.get(bundle.name), source.dtype(bundle.name)
-        if bundle.pieces > 1:
-            return [by_rows.piece(slots[name], piece, dtype)]
-        tensor = source.read(name)
-        if slot is not None:
-            packed = None
-            if base == "image" and slot.linear is not None:
-                packed = source.packed(name, slot.linear.base.codec)
-            tensor = changed(run, slot, tensor, base, packed).to(dtype)
+        slot = slots.get(bundle.name)
+        if slot is not None and bundle.pieces > 1:
+            return [by_rows.piece(slot, piece, source.dtype(bundle.name))]
+        tensor = _merged(run, source, bundle.name, slot, base)
         tensors = layout.tensors(slot, tensor, bundle)
         if isinstance(layout, Packed):
-            known[name] = digest(tensor), digest(*tensors)
+            hashes[bundle.name] = digest(tensor), digest(*tensors)
         return tensors
 
-    try:
-        streamed.write(make, os.cpu_count() or 1, progress, known.get)
-    finally:
-        by_rows.close()
-    _complete(streamed, run, base)
+    new_hash = hashlib.sha256 if isinstance(layout, Packed) else xxhash.xxh3_128
+    identity = _identity(run, base, written)
+    with by_rows, StreamedFolder(out, bundles, shard_bytes, identity, new_hash) as streamed:
+        streamed.write(make, os.cpu_count() or 1, progress, hashes.get)
+        _describe(streamed, run, base)
+        _finish_layout(streamed, run, layout, slots, source)
+        streamed.finish()
+    linears = [slot for slot in slots.values() if slot.linear and slot.linear.name in run.seated]
+    return Merged(out, len(linears), len(streamed.cut), streamed.nbytes)
+
+
+def _merged(
+    run: FinishedRun, source: WeightSource, name: str, slot: Slot | None, base: Base
+) -> Tensor:
+    """The whole tensor after the merge, in the dtype of the base."""
+    tensor = source.read(name)
+    if slot is None:
+        return tensor
+    wants_codes = base == "image" and slot.linear is not None
+    packed = source.packed(name, slot.linear.base.codec) if wants_codes else None  # type: ignore[union-attr]
+    return changed(run, slot, tensor, base, packed).to(source.dtype(name))
+
+
+def _finish_layout(
+    streamed: StreamedFolder,
+    run: FinishedRun,
+    layout: Layout,
+    slots: Mapping[str, Slot],
+    source: WeightSource,
+) -> None:
+    """What says how the weights are packed."""
     if isinstance(layout, Packed):
         merged = {name: whole for name, (whole, _) in streamed.notes.items()}
         stored = {name: packed for name, (_, packed) in streamed.notes.items()}
@@ -118,9 +142,6 @@ def merge(
     if isinstance(layout, BitsAndBytes):
         dtype = source.dtype(next(key for key, slot in slots.items() if slot.linear))
         say_quantised(streamed.part, layout.config(dtype, _dense_linears(run)))
-    streamed.finish()
-    linears = [slot for slot in slots.values() if slot.linear and slot.linear.name in run.seated]
-    return Merged(out, len(linears), len(streamed.cut), streamed.nbytes)
 
 
 def _refuse_missing_base(run: FinishedRun, exact: bool, base: Base) -> None:
@@ -160,7 +181,7 @@ def _identity(run: FinishedRun, base: Base, written: Written) -> dict[str, Any]:
     }
 
 
-def _complete(streamed: StreamedFolder, run: FinishedRun, base: Base) -> None:
+def _describe(streamed: StreamedFolder, run: FinishedRun, base: Base) -> None:
     """Configuration, tokenizer, and what was merged."""
     tokenizer = run.recipe.model.tokenizer
     streamed.copy_beside(Path(tokenizer) if tokenizer else None)

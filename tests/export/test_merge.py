@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from typer.testing import CliRunner
 
+from bigpeft.backbone.copies.streamed import StreamedFolder
+from bigpeft.backbone.copies.writer import Bundle, Entry, shards, write_file
 from bigpeft.backbone.sources import PackedFolder, SafetensorsFolder
-from bigpeft.backbone.writer import Bundle, Entry, shards, write_file
 from bigpeft.cli import app
 from bigpeft.errors import FileError, RecipeError, WeightError
 from bigpeft.export import Written, merge, open_run, read_adapter, save_adapter
@@ -297,3 +299,67 @@ def test_a_start_out_of_the_image_merges_with_the_image_alone(over_files, tmp_pa
     merge(open_run(folder), tmp_path / "merged", "image")
     found = loss_of(tmp_path / "merged", tmp_path / "reader")
     assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_merge_by_rows_is_the_merge_of_whole_tensors(method, over_files, tmp_path, monkeypatch):
+    _, dense, _ = over_files
+    folder = tmp_path / "run"
+    world(1).call(train_and_export_plain, folder, [*over(dense), f"method.name={method}"])
+
+    merge(open_run(folder), tmp_path / "whole")
+    monkeypatch.setattr("bigpeft.export.by_rows._NUMBERS", 200)
+    told: list[int] = []
+    merge(open_run(folder), tmp_path / "rows", progress=lambda done, total: told.append(done))
+
+    one, other = (load_file(tmp_path / f"{n}/model.safetensors") for n in ("whole", "rows"))
+    assert len(told) > 100
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, other[name], rtol=1e-6, atol=1e-7), name
+
+
+def test_damage_in_the_base_is_found_by_rows_too(over_files, tmp_path, monkeypatch):
+    folder, dense, _ = over_files
+    other = shutil.copytree(dense, tmp_path / "dense")
+    path = other / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr("bigpeft.export.by_rows._NUMBERS", 200)
+
+    with pytest.raises(WeightError, match=r"was trained on base \w{16}.*the hash of"):
+        merge(open_run(folder, other), tmp_path / "merged")
+
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path):
+    bundle = Bundle("w", (Entry("w", torch.float32, (4, 4)),))
+    first = StreamedFolder(tmp_path / "out", [bundle], 1000, {})
+    second = StreamedFolder(tmp_path / "out", [bundle], 1000, {})
+
+    with first, pytest.raises(FileError, match="locked by another process"), second:
+        pass
+    with second:
+        second.write(lambda bundle, piece: [torch.zeros(4, 4)], 1, lambda done, total: None)
+        second.finish()
+
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+
+
+def test_a_place_without_room_is_refused_before_anything_is_made(tmp_path):
+    bundle = Bundle("w", (Entry("w", torch.float32, (1 << 30, 1 << 20)),))
+
+    with pytest.raises(FileError, match=r"needs [\d.]+ GB, [\d.]+ GB are free"):
+        StreamedFolder(tmp_path / "out", [bundle], 1000, {}).__enter__()
+
+
+def test_a_format_that_there_is_not_is_refused(over_files, tmp_path):
+    folder, _, _ = over_files
+
+    for weights, message in (("nf5", "nf5 is no format"), ("none", "")):
+        said = CliRunner().invoke(
+            app, ["merge", str(folder), str(tmp_path / f"out-{weights}"), "--weights", weights]
+        )
+        assert message in str(said.exception or "")
+        assert (said.exit_code == 0) == (weights == "none")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bigpeft.backbone.sources.files import DTYPES, read
+from bigpeft.backbone.sources.files import DTYPES, NAMED, read
 from bigpeft.backbone.sources.safetensors import stored_tensors
 from bigpeft.backbone.sources.source import WeightSource, digest, refuse_another_codec
 from bigpeft.errors import WeightError
@@ -125,7 +125,7 @@ class BitsAndBytesFolder(WeightSource):
                 block=state["blocksize"],
                 nested=nested,
                 shape=tuple(state["shape"]),
-                dtype=getattr(torch, state["dtype"]),
+                dtype=NAMED[state["dtype"]],
                 mean=state["nested_offset"] if nested else 0.0,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

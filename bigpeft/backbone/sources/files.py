@@ -28,6 +28,9 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 
+NAMED = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+"""What torch, configurations and our manifests call them."""
+
 
 @dataclass(frozen=True)
 class Stored:

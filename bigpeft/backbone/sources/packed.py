@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bigpeft.backbone.fingerprint import Fingerprint
-from bigpeft.backbone.sources.files import read
+from bigpeft.backbone.sources.files import NAMED, read
 from bigpeft.backbone.sources.safetensors import stored_tensors
 from bigpeft.backbone.sources.source import WeightSource, digest
 from bigpeft.errors import WeightError
@@ -63,6 +63,10 @@ def read_manifest(folder: Path) -> PackedManifest:
         if version > VERSION:
             raise _later(path, f"format version {version}", VERSION)
         source = Fingerprint.from_json(content.pop("source"))
+        outside = [file for file in content["files"] if Path(file).name != file]
+        unknown = {kind for kind, _, _ in source.tensors.values()} - NAMED.keys()
+        if outside or unknown:
+            raise ValueError(f"it names {min([*outside, *unknown])}")
         packed, transposed = tuple(content.pop("packed")), tuple(content.pop("transposed"))
         manifest = PackedManifest(source=source, packed=packed, transposed=transposed, **content)
         known = codecs().get(manifest.codec)
@@ -124,8 +128,7 @@ class PackedFolder(WeightSource):
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype that the base has."""
-        dtype: torch.dtype = getattr(torch, self.manifest.source.tensors[name][0])
-        return dtype
+        return NAMED[self.manifest.source.tensors[name][0]]
 
     def read(self, name: str) -> Tensor:
         """A dense tensor; of a packed weight what its codes decode to, laid out as in the base."""

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bigpeft.backbone.once import made_once
+from bigpeft.backbone.copies.once import made_once
 from bigpeft.errors import FileError
 
 DIGITS_SAMPLE = "In 2024,  7 of 1356 rooms had 24C7."

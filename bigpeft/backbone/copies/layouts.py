@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bigpeft.backbone.copies.writer import Bundle, Entry
 from bigpeft.backbone.fingerprint import Fingerprint
 from bigpeft.backbone.slots import Slot
 from bigpeft.backbone.sources.packed import PackedManifest
-from bigpeft.backbone.writer import Bundle, Entry
 from bigpeft.errors import RecipeError
 from bigpeft.quant import Codec
 from bigpeft.quant.four_bit import NESTED_BLOCK, FourBit, nested_levels

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bigpeft.backbone.copies.layouts import Packed
+from bigpeft.backbone.copies.streamed import StreamedFolder
+from bigpeft.backbone.copies.writer import Bundle
 from bigpeft.backbone.fingerprint import fingerprint
-from bigpeft.backbone.layouts import Packed
 from bigpeft.backbone.slots import Slot, fill_slots
 from bigpeft.backbone.sources.packed import PackedManifest
 from bigpeft.backbone.sources.source import WeightSource, digest
-from bigpeft.backbone.streamed import StreamedFolder
-from bigpeft.backbone.writer import Bundle
 from bigpeft.errors import WeightError
 
 SHARD_BYTES = 2_000_000_000
@@ -47,7 +47,6 @@ def quantize(
         "files": files_of(folder),
         "codec": [codec.name, codec.version, options.block, options.nested],
     }
-    streamed = StreamedFolder(out, bundles, shard_bytes, identity)
     stored: dict[str, str] = {}
 
     def make(bundle: Bundle, piece: int) -> list[Tensor]:
@@ -55,19 +54,18 @@ def quantize(
         stored[bundle.name] = digest(tensor)
         return [tensor]
 
-    streamed.write(
-        make,
-        os.cpu_count() or 1,
-        progress,
-        note=lambda name: [source.digests[name], stored[name]],
-    )
-    streamed.copy_beside(folder)
-    read = {name: first for name, (first, _) in streamed.notes.items()}
-    base = fingerprint(model.config, slots.values(), source.dtype, read)
-    kept = {name: second for name, (_, second) in streamed.notes.items()}
-    manifest = layout.manifest(slots, base, kept, streamed.files)
-    manifest.write(streamed.part)
-    streamed.finish()
+    def note(name: str) -> list[str]:
+        return [source.digests[name], stored[name]]
+
+    with StreamedFolder(out, bundles, shard_bytes, identity) as streamed:
+        streamed.write(make, os.cpu_count() or 1, progress, note)
+        streamed.copy_beside(folder)
+        read = {name: first for name, (first, _) in streamed.notes.items()}
+        kept = {name: second for name, (_, second) in streamed.notes.items()}
+        base = fingerprint(model.config, slots.values(), source.dtype, read)
+        manifest = layout.manifest(slots, base, kept, streamed.files)
+        manifest.write(streamed.part)
+        streamed.finish()
     return manifest
 
 

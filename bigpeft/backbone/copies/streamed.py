@@ -5,19 +5,20 @@ Work goes into OUT.part. Finished files are listed there with their hashes, so t
 the same kind keeps them.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import torch
 from torch import Tensor
 
-from bigpeft.backbone.ahead import ahead
-from bigpeft.backbone.writer import (
+from bigpeft.backbone.copies.ahead import ahead
+from bigpeft.backbone.copies.writer import (
     Bundle,
     entries_of,
     refuse_existing,
@@ -28,7 +29,7 @@ from bigpeft.backbone.writer import (
 )
 from bigpeft.errors import FileError
 
-_DONE = "done.json"
+_DONE, _LOCK = "done.json", "lock"
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
 _ROOM = 1.02
 _PIECES_AT_ONCE = 4
@@ -38,7 +39,8 @@ class StreamedFolder:
     """`identity` says what an interrupted attempt must share with the one that goes on; `new_hash`
     starts the hash of a file.
 
-    Raises FileError where `out` is there, cannot be made, or has no room for the tensors.
+    To be used in a with statement, which one process at a time may enter. Raises FileError where
+    `out` is there, has no room for the tensors, or cannot be written.
     """
 
     def __init__(
@@ -55,8 +57,24 @@ class StreamedFolder:
         self.nbytes = sum(bundle.nbytes for bundle in bundles)
         self._new_hash = new_hash
         self._identity = {**identity, "shard_bytes": shard_bytes}
-        self._done = self._finished()
-        self._refuse_lack_of_room()
+        self._done: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        self._lock = self._alone()
+        try:
+            self._done = self._finished()
+            self._refuse_lack_of_room()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._lock.close()
+        if isinstance(error, OSError):
+            raise FileError(
+                str(self.out), f"cannot be written ({error})", "make room, or choose another place"
+            ) from error
 
     def write(
         self,
@@ -127,11 +145,30 @@ class StreamedFolder:
 
     def finish(self) -> None:
         """Give the folder its name."""
-        (self.part / _DONE).unlink()
+        for name in (_DONE, _LOCK):
+            (self.part / name).unlink()
         os.replace(self.part, self.out)
 
+    def _alone(self) -> IO[str]:
+        """OUT.part, and the lock in it, which the death of a process gives back too."""
+        try:
+            self.part.mkdir(parents=True, exist_ok=True)
+            lock = (self.part / _LOCK).open("w")
+        except OSError as error:
+            raise FileError(
+                str(self.part), f"cannot be made ({error.strerror})", "choose another folder"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise FileError(
+                str(self.part), f"is locked by another process ({error.strerror})", "wait for it"
+            ) from error
+        return lock
+
     def _finished(self) -> dict[str, dict[str, Any]]:
-        """The files that an earlier attempt of the same kind finished; else a new OUT.part."""
+        """The files that an earlier attempt of the same kind finished; others are dropped."""
         try:
             known = json.loads((self.part / _DONE).read_text())
             if known["identity"] == json.loads(json.dumps(self._identity)):
@@ -139,13 +176,9 @@ class StreamedFolder:
                 return {name: said for name, said in done.items() if self._whole(name, said)}
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        shutil.rmtree(self.part, ignore_errors=True)
-        try:
-            self.part.mkdir(parents=True)
-        except OSError as error:
-            raise FileError(
-                str(self.part), f"cannot be made ({error.strerror})", "choose another folder"
-            ) from error
+        for path in self.part.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
         return {}
 
     def _whole(self, name: str, said: Mapping[str, Any]) -> bool:

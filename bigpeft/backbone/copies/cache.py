@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bigpeft.backbone.copies.once import made_once
+from bigpeft.backbone.copies.quantize import files_of, quantize
 from bigpeft.backbone.fingerprint import lasting
-from bigpeft.backbone.once import made_once
-from bigpeft.backbone.quantize import files_of, quantize
 from bigpeft.backbone.sources import PackedFolder
 from bigpeft.backbone.sources.source import WeightSource
 from bigpeft.quant import Codec

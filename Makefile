@@ -35,6 +35,8 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/merge.py
 	bigpeft fetch smollm2-135m-instruct $(MODEL)
 	$(BIN)/python benchmarks/learn.py --again
 

@@ -15,8 +15,10 @@ from bigpeft.backbone.slots import Slot
 from bigpeft.export.run import FinishedRun
 from bigpeft.methods import LinearMethod
 
-_NUMBERS, _STEPS = 1 << 19, 4
-"""Numbers of a piece; and in how many steps it is computed, which keeps them in a core's cache."""
+_NUMBERS = 1 << 19
+"""Of a piece, which is written at once."""
+_FEW = 16
+"""Rows that are computed at once, and stay in a core's cache."""
 
 
 @dataclass
@@ -52,11 +54,11 @@ class ByRows:
         method = self._method(slot)
         assert method is not None
         weight = self._weight(slot.key)
-        start, few = number * _rows(slot), _rows(slot) // _STEPS
+        start = number * _rows(slot)
         stop = min(start + _rows(slot), slot.shape[0])
         merged = torch.empty(stop - start, slot.shape[1], dtype=dtype)
-        for first in range(start, stop, few):
-            rows = slice(first, min(first + few, stop))
+        for first in range(start, stop, _FEW):
+            rows = slice(first, min(first + _FEW, stop))
             merged[first - start : rows.stop - start] = method.merge_rows(weight[rows], rows)
         return merged
 
@@ -93,4 +95,4 @@ class ByRows:
 
 
 def _rows(slot: Slot) -> int:
-    return _STEPS * max(1, _NUMBERS // _STEPS // slot.shape[1])
+    return _FEW * max(1, _NUMBERS // _FEW // slot.shape[1])

@@ -313,7 +313,7 @@ def test_a_merge_by_rows_is_the_merge_of_whole_tensors(method, over_files, tmp_p
     merge(open_run(folder), tmp_path / "rows", progress=lambda done, total: told.append(done))
 
     one, other = (load_file(tmp_path / f"{n}/model.safetensors") for n in ("whole", "rows"))
-    assert len(told) > 100
+    assert len(told) > 50
     for name, tensor in one.items():
         assert torch.allclose(tensor, other[name], rtol=1e-6, atol=1e-7), name
 

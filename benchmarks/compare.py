@@ -11,11 +11,10 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from ranks import launch_ranks
 from rich.console import Console
 from rich.table import Table
 
@@ -49,14 +48,7 @@ def make_model(folder: Path) -> None:
 
 def run(side: str, model: Path, ranks: int) -> dict[str, float]:
     """One launch; returns the worst rank's figures."""
-    with tempfile.TemporaryDirectory() as out:
-        command = ["deepspeed", "--num_gpus", str(ranks), str(HERE / "side.py")]
-        command += ["--side", side, "--model", str(model), "--out", out]
-        environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **os.environ}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{side} failed:\n{(done.stdout + done.stderr)[-3000:]}")
-        found = [json.loads(path.read_text()) for path in Path(out).glob("*.json")]
+    found = launch_ranks(HERE / "side.py", side, ranks, "--model", str(model))
     return {key: max(rank[key] for rank in found) for key in found[0]}
 
 

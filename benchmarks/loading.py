@@ -14,12 +14,12 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from ranks import launch_ranks, resident
 from rich.console import Console
 from rich.table import Table
 
@@ -30,12 +30,6 @@ FIGURES = {
     "peak_bytes": ("peak memory of loading per rank, MB", 1e6),
     "bytes_read": ("bytes read by all ranks, MB", 1e6),
 }
-
-
-def resident(key: str) -> int:
-    """Bytes of VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def stock(folder: Path) -> dict[str, Any]:
@@ -113,14 +107,7 @@ def measure(side: str, folder: Path, out: Path) -> None:
 
 def launch(side: str, folder: Path, ranks: int) -> dict[str, Any]:
     """All ranks of one side: the worst time and memory, the bytes of all together."""
-    with tempfile.TemporaryDirectory() as out:
-        command = ["deepspeed", "--num_gpus", str(ranks), str(HERE / "loading.py")]
-        command += ["--side", side, "--folder", str(folder), "--out", out]
-        environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **os.environ}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{side} failed:\n{(done.stdout + done.stderr)[-3000:]}")
-        found = [json.loads(path.read_text()) for path in sorted(Path(out).glob("*.json"))]
+    found = launch_ranks(HERE / "loading.py", side, ranks, "--folder", str(folder))
     worst = {key: max(rank[key] for rank in found) for key in ("seconds", "peak_bytes")}
     if side != "stock":
         worst["bytes_read"] = sum(rank["bytes_read"] for rank in found)

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ranks import resident
 from rich.console import Console
 from rich.table import Table
 
@@ -96,12 +97,6 @@ def measure(side: str, model: Path, run: Path, out: Path) -> None:
     os.sync()
     seconds = time.monotonic() - started
     print(json.dumps({"seconds": seconds, "peak_bytes": resident("VmHWM") - before}))
-
-
-def resident(key: str) -> int:
-    """Bytes of VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def launch(side: str, state: str, model: Path, run: Path) -> dict[str, Any]:

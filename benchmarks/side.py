@@ -15,15 +15,10 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from ranks import resident
 from torch import nn
 
 RANK, ALPHA, ROWS, LENGTH, WARM, TIMED = 8, 16, 4, 128, 2, 5
-
-
-def resident(key: str) -> int:
-    """Bytes of VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def batch_of(step: int, vocab: int) -> torch.Tensor:

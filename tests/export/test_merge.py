@@ -17,14 +17,10 @@ from bigpeft.backbone.copies.writer import Bundle, Entry, shards, write_file
 from bigpeft.backbone.sources import PackedFolder, SafetensorsFolder
 from bigpeft.cli import app
 from bigpeft.errors import FileError, RecipeError, WeightError
-from bigpeft.export import Written, merge, open_run, read_adapter, save_adapter
+from bigpeft.export import Written, merge, open_run, read_adapter
 from bigpeft.quant import CodecOptions, make_codec
-from bigpeft.recipe import load_recipe
-from bigpeft.train.run import train
-from bigpeft.train.terminal import Terminal
-from bigpeft.world import read_world
 from tests.backbone.families import saved_model
-from tests.train.runs import DEBUG, run, summary
+from tests.train.runs import run, summary, train_and_save_here
 from tests.worlds import world
 
 SHORT = ["model.layers=2", "train.steps=2", "optimizer.learning_rate=1e-2"]
@@ -49,17 +45,7 @@ def train_and_export(folder: Path, overrides: list[str]) -> None:
 
 
 def train_and_export_plain(folder: Path, overrides: list[str]) -> None:
-    recipe = load_recipe(DEBUG, [f"run.folder={folder}", *overrides])
-    finished = train(recipe, read_world(), Terminal(speaks=False))
-    kept = finished.backbone
-    save_adapter(
-        folder / "adapter",
-        finished.trained,
-        finished.plan,
-        finished.engine,
-        kept.base,
-        kept.started_from,
-    )
+    train_and_save_here(folder, overrides)
 
 
 def loss_of(model: Path, folder: Path, weights: str = "none") -> float:

@@ -10,9 +10,10 @@ import numpy as np
 
 from bigpeft.checkpoint import training_state
 from bigpeft.errors import StoppedEarly
+from bigpeft.export import save_adapter
 from bigpeft.recipe import load_recipe
 from bigpeft.train.metrics import read_rows
-from bigpeft.train.run import train
+from bigpeft.train.run import Finished, train
 from bigpeft.train.terminal import Terminal
 from bigpeft.world import read_world
 from tests.worlds import world
@@ -53,6 +54,22 @@ def state_here(folder: Path, overrides: Sequence[str]) -> dict[str, np.ndarray]:
         for item in run.trained
         for moment in (None, "exp_avg", "exp_avg_sq")
     }
+
+
+def train_and_save_here(folder: Path, overrides: Sequence[str]) -> Finished:
+    """One rank's part of a run whose adapter is saved."""
+    recipe = load_recipe(DEBUG, [f"run.folder={folder}", *overrides])
+    finished = train(recipe, read_world(), Terminal(speaks=False))
+    kept = finished.backbone
+    save_adapter(
+        folder / "adapter",
+        finished.trained,
+        finished.plan,
+        finished.engine,
+        kept.base,
+        kept.started_from,
+    )
+    return finished
 
 
 def refuse_here(folder: Path, overrides: Sequence[str]) -> tuple[str, str]:

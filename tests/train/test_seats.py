@@ -13,17 +13,15 @@ from torch.testing import assert_close
 from bigpeft.checkpoint import training_state
 from bigpeft.data import load_tokenizer
 from bigpeft.errors import RecipeError
-from bigpeft.export import merge, open_run, save_adapter
+from bigpeft.export import merge, open_run
 from bigpeft.placement import trained
 from bigpeft.plan import make_plan
 from bigpeft.recipe import load_recipe
 from bigpeft.train.backbone import load_backbone
 from bigpeft.train.engine import gather
-from bigpeft.train.run import train
-from bigpeft.train.terminal import Terminal
 from bigpeft.world import World, read_world
 from tests.backbone.families import GROUPED, saved_model
-from tests.train.runs import DEBUG, column, final_state, run
+from tests.train.runs import DEBUG, column, final_state, run, train_and_save_here
 from tests.worlds import world
 
 STEPS = [
@@ -189,17 +187,7 @@ def test_rows_that_just_fit_and_rotary_positions_are_planned(family, rows):
 
 def saved_here(folder: Path, overrides: list[str]) -> dict[str, Tensor]:
     """One rank's part of a run whose adapter is saved; the masters at its end."""
-    recipe = load_recipe(DEBUG, [f"run.folder={folder}", *overrides])
-    finished = train(recipe, read_world(), Terminal(speaks=False))
-    kept = finished.backbone
-    save_adapter(
-        folder / "adapter",
-        finished.trained,
-        finished.plan,
-        finished.engine,
-        kept.base,
-        kept.started_from,
-    )
+    finished = train_and_save_here(folder, overrides)
     state = training_state(finished.engine)
     return {item.name: state.read(item.parameter, None).clone() for item in finished.trained}
 

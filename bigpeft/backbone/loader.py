@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from bigpeft.backbone.copies.quantize import finite, packed_or_dense
 from bigpeft.backbone.fingerprint import Fingerprint, fingerprint
+from bigpeft.backbone.linear import PackedLinear
 from bigpeft.backbone.partition import Partition
 from bigpeft.backbone.skeleton import rebuild_buffers
 from bigpeft.backbone.slots import Slot, fill_slots
@@ -99,18 +100,31 @@ class Loader:
             tensor = packed_or_dense(slot, self._source, self._device)
             dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
             return [tensor.to(dtype, copy=slot.linear is None)]
-        tensor = finite(self._source.read(slot.key).to(self._device), slot.key)
-        linear = slot.linear
-        if linear is None:
-            kept = method.start(tensor)
-            kept = kept.to(self._dtype) if kept.is_floating_point() else kept
-            return [kept, *_state(method)]
-        weight = tensor.t().contiguous() if linear.transposed else tensor
-        codec = linear.base.codec
-        packed = codec.encode(method.start(weight.float()))
-        if isinstance(method, LinearMethod):
-            method.measure(codec.decode(packed, linear.base.shape, torch.float32))
-        return [packed, *_state(method)]
+        if slot.linear is not None:
+            assert isinstance(method, LinearMethod)
+            return [self._started(slot, slot.linear, method), *_state(method)]
+        kept = method.start(finite(self._source.read(slot.key).to(self._device), slot.key))
+        kept = kept.to(self._dtype) if kept.is_floating_point() else kept
+        return [kept, *_state(method)]
+
+    def _started(self, slot: Slot, linear: PackedLinear, method: LinearMethod) -> Tensor:
+        """The packed W of a method that wants to see it; codes that the source has are kept."""
+        codec, shape = linear.base.codec, linear.base.shape
+        codes = None
+        if not (method.edits_base and self._source.exact):
+            codes = self._source.packed(slot.key, codec)
+        if codes is None or method.starts_from_dense:
+            if codes is None or self._source.exact:
+                tensor = finite(self._source.read(slot.key).to(self._device), slot.key)
+                weight = (tensor.t().contiguous() if linear.transposed else tensor).float()
+            else:
+                weight = codec.decode(codes.to(self._device), shape, torch.float32)
+            kept = method.start(weight)
+            if codes is None or method.edits_base:
+                codes = codec.encode(kept)
+        codes = codes.to(self._device, copy=True)
+        method.measure(codec.decode(codes, shape, torch.float32))
+        return codes
 
     def _starter(self, slot: Slot) -> Method | None:
         """The method that starts from this slot's weight."""

@@ -35,15 +35,17 @@ def changed(
     if linear is None or (method is None and base == "dense"):
         return tensor
     assert method is None or isinstance(method, LinearMethod)
-    weight = (tensor.t().contiguous() if linear.transposed else tensor).to(dtype)
+    codec = linear.base.codec
+    if packed is not None:
+        weight = codec.decode(packed, linear.base.shape, dtype)
+    else:
+        weight = (tensor.t().contiguous() if linear.transposed else tensor).to(dtype)
     if method is not None and method.edits_base:
         kept = {key: value.clone() for key, value in method.state_dict().items()}
         weight, packed = method.start(weight), None
         method.load_state_dict(kept)
-    if base == "image":
-        codec = linear.base.codec
-        codes = codec.encode(weight) if packed is None else packed
-        weight = codec.decode(codes, linear.base.shape, dtype)
+    if base == "image" and packed is None:
+        weight = codec.decode(codec.encode(weight), linear.base.shape, dtype)
     merged = weight if method is None else method.merge(weight)
     return merged.t().contiguous() if linear.transposed else merged
 

@@ -151,6 +151,11 @@ class LinearMethod(Method):
         """As above, from W (out_features, in_features) in fp32."""
         return weight
 
+    @property
+    def starts_from_dense(self) -> bool:
+        """Whether `start` looks at W. A method that only measures is served by the codes of W."""
+        return self.needs_dense and type(self).start is not LinearMethod.start
+
     def measure(self, weight: Tensor) -> None:
         """See the frozen weight in fp32 as `base` multiplies with it: decoded, if it was encoded.
 

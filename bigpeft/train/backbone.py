@@ -1,6 +1,6 @@
 """The plan's skeleton becomes a model: starts drawn, weights streamed in, every part cut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from bigpeft.backbone import Fingerprint, Loader, PackedMeter, WeightSource, through_cache
+from bigpeft.methods import LinearMethod, Method
 from bigpeft.placement import Trained, start, starters, trained
 from bigpeft.plan import Plan, codec_of
 from bigpeft.train.engine import make_partition, make_readers
@@ -58,5 +59,9 @@ def load_backbone(plan: Plan, source: WeightSource, device: torch.device) -> Bac
         meter=PackedMeter(plan.model),
         trained=trained(plan.model, plan.seated),
         base=base,
-        started_from="dense" if source.exact or not starts else "image",
+        started_from="dense" if source.exact or not _look_at_dense(starts.values()) else "image",
     )
+
+
+def _look_at_dense(methods: Iterable[Method]) -> bool:
+    return any(isinstance(m, LinearMethod) and m.starts_from_dense for m in methods)

@@ -75,6 +75,18 @@ def test_a_start_from_dense_weights_is_the_same_through_a_cache(forms, tmp_path)
     assert all("started_from = 'dense'" in text for _, text in refused)
 
 
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_packed_copy_of_half_precision_files_is_the_base_to_the_last_bit(method, tmp_path):
+    base_of(tmp_path / "dense", dtype="bfloat16")
+    arguments = [str(tmp_path / "dense"), str(tmp_path / "packed")]
+    assert CliRunner().invoke(app, ["quantize", *arguments]).exit_code == 0
+
+    for form in ("dense", "packed"):
+        run(2, tmp_path / f"run-{form}", *over(tmp_path / form), f"method.name={method}")
+
+    assert column(tmp_path / "run-packed", "loss") == column(tmp_path / "run-dense", "loss")
+
+
 def test_a_run_goes_on_over_another_form_of_its_base(forms, tmp_path):
     run(2, tmp_path / "run", *over(forms / "dense"), "train.stop_after=2")
     run(1, tmp_path / "run", *over(forms / "packed"), "checkpoint.resume=auto")

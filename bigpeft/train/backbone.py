@@ -42,7 +42,8 @@ def open_backbone(plan: Plan, say: Callable[[str], None]) -> WeightSource:
     """
     source, cache = plan.open_weights(), plan.recipe.model.cache
     codec = codec_of(plan.recipe)
-    if cache is None or plan.folder is None or not source.exact or not codec.quantises:
+    packs = source.exact and codec.quantises and not plan.recipe.model.random
+    if cache is None or plan.folder is None or not packs:
         return source
     return through_cache(plan.model, source, plan.folder, Path(cache), codec, say)
 

@@ -151,6 +151,9 @@ class StreamedFolder:
 
     def _alone(self) -> IO[str]:
         """OUT.part, and the lock in it, which the death of a process gives back too."""
+        ours = (self.part / _LOCK).exists()
+        if self.part.is_dir() and not ours and any(self.part.iterdir()):
+            raise FileError(str(self.part), "is in the way, and not ours", "move it away")
         try:
             self.part.mkdir(parents=True, exist_ok=True)
             lock = (self.part / _LOCK).open("w")

@@ -34,6 +34,10 @@ class PackedLinear(nn.Module):
         """Where the packed bytes are, and parameters beside them belong."""
         return self.base.packed.device
 
+    def turned(self, weight: Tensor) -> Tensor:
+        """W as files keep it → (out_features, in_features), or back."""
+        return weight.t().contiguous() if self.transposed else weight
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features) in x.dtype."""
         y = self.base(x)

@@ -116,7 +116,7 @@ class Loader:
         if codes is None or method.starts_from_dense:
             if codes is None or self._source.exact:
                 tensor = finite(self._source.read(slot.key).to(self._device), slot.key)
-                weight = (tensor.t().contiguous() if linear.transposed else tensor).float()
+                weight = linear.turned(tensor).float()
             else:
                 weight = codec.decode(codes.to(self._device), shape, torch.float32)
             kept = method.start(weight)

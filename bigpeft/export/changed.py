@@ -39,15 +39,14 @@ def changed(
     if packed is not None:
         weight = codec.decode(packed, linear.base.shape, dtype)
     else:
-        weight = (tensor.t().contiguous() if linear.transposed else tensor).to(dtype)
+        weight = linear.turned(tensor).to(dtype)
     if method is not None and method.edits_base:
         kept = {key: value.clone() for key, value in method.state_dict().items()}
         weight, packed = method.start(weight), None
         method.load_state_dict(kept)
     if base == "image" and packed is None:
         weight = codec.decode(codec.encode(weight), linear.base.shape, dtype)
-    merged = weight if method is None else method.merge(weight)
-    return merged.t().contiguous() if linear.transposed else merged
+    return linear.turned(weight if method is None else method.merge(weight))
 
 
 def refuse_unmergeable(run: FinishedRun) -> None:

@@ -122,8 +122,7 @@ def _seat(run: FinishedRun, name: str, slot: Slot | None) -> PeftSeat:
     linear = slot.linear
 
     def dense() -> Tensor:
-        weight = run.open_weights().read(slot.key)
-        return (weight.t().contiguous() if linear.transposed else weight).float()
+        return linear.turned(run.open_weights().read(slot.key)).float()
 
     return PeftSeat(name, run.seated, linear.bias is not None, dense)
 

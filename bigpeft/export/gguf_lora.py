@@ -17,8 +17,8 @@ import gguf
 from gguf import MODEL_ARCH
 from torch import Tensor
 
-from bigpeft.backbone.copies.writer import refuse_existing
-from bigpeft.errors import FileError, RecipeError
+from bigpeft.backbone.copies.writer import refuse_existing, unwritable
+from bigpeft.errors import RecipeError
 from bigpeft.export.forms import forms_of
 from bigpeft.export.run import FinishedRun
 from bigpeft.methods import PeftForm
@@ -81,9 +81,7 @@ def export_gguf(run: FinishedRun, out: Path) -> GgufLora:
         _write(part, architecture, alpha, _tensors(config, architecture, alpha, forms))
         os.replace(part, out)
     except OSError as error:
-        raise FileError(
-            str(out), f"cannot be written ({error})", "make room, or choose another place"
-        ) from error
+        raise unwritable(out, error) from error
     finally:
         part.unlink(missing_ok=True)
     return GgufLora(out, len(forms))

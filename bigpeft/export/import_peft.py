@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bigpeft.backbone.copies.writer import refuse_existing
+from bigpeft.backbone.copies.writer import refuse_existing, unwritable
 from bigpeft.checkpoint.adapter import VERSION, write_adapter
 from bigpeft.errors import FileError
 from bigpeft.export.peft_folder import CONFIG, PREFIX, TENSORS
@@ -100,9 +100,7 @@ def import_peft(adapter: Path, out: Path) -> Imported:
         (out / METHOD).write_text(method_yaml(section))
         write_adapter(out, tensors, described)
     except OSError as error:
-        raise FileError(
-            str(out), f"cannot be written ({error})", "make room, or choose another place"
-        ) from error
+        raise unwritable(out, error) from error
     return Imported(out, section, len(factors))
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bigpeft.backbone.copies.writer import Entry, write_file
-from bigpeft.errors import FileError
+from bigpeft.backbone.copies.writer import Entry, unwritable, write_file
 from bigpeft.recipe import Recipe
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -49,8 +48,6 @@ def write_peft_folder(
         write_file(part / TENSORS, entries, tensors.values())
         os.replace(part, out)
     except OSError as error:
-        raise FileError(
-            str(out), f"cannot be written ({error})", "make room, or choose another place"
-        ) from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

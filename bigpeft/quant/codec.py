@@ -42,6 +42,11 @@ class Codec(ABC):
         """What recipes and files call the format: the name of its module."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def identity(self) -> list[str | int]:
+        """What the bytes of a weight depend on: format, its version, block, nested."""
+        return [self.name, self.version, self.options.block, self.options.nested]
+
     @abstractmethod
     def nbytes(self, shape: tuple[int, int]) -> int:
         """Length of the flat tensor for a weight of this shape (out_features, in_features)."""

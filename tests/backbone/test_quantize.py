@@ -27,6 +27,7 @@ from bigpeft.cli import app
 from bigpeft.errors import FileError, RecipeError, WeightError
 from bigpeft.quant import CodecOptions, make_codec
 from tests.backbone.families import saved_model
+from tests.interruption import Interrupted, half_way
 
 CPU = torch.device("cpu")
 NF4 = make_codec("nf4", CodecOptions())
@@ -102,17 +103,10 @@ def test_a_packed_copy_of_a_bitsandbytes_checkpoint_keeps_its_bytes(tmp_path):
 
 
 def test_an_interrupted_command_goes_on_and_ends_alike(tmp_path):
-    class Interrupted(Exception):
-        pass
-
-    def stop(done: int, total: int) -> None:
-        if done > total / 2:
-            raise Interrupted
-
     saved_model("llama", tmp_path / "dense")
     pack(tmp_path / "dense", tmp_path / "whole", shard_bytes=20_000)
     with pytest.raises(Interrupted):
-        pack(tmp_path / "dense", tmp_path / "again", shard_bytes=20_000, progress=stop)
+        pack(tmp_path / "dense", tmp_path / "again", shard_bytes=20_000, progress=half_way)
     assert not (tmp_path / "again").exists()
     part = tmp_path / "again.part"
     kept = {path.name: path.stat().st_mtime_ns for path in part.glob("*.safetensors")}
@@ -127,16 +121,9 @@ def test_an_interrupted_command_goes_on_and_ends_alike(tmp_path):
 
 
 def test_what_was_packed_from_other_files_is_not_gone_on_with(tmp_path):
-    class Interrupted(Exception):
-        pass
-
-    def stop(done: int, total: int) -> None:
-        if done > total / 2:
-            raise Interrupted
-
     saved_model("llama", tmp_path / "dense")
     with pytest.raises(Interrupted):
-        pack(tmp_path / "dense", tmp_path / "out", shard_bytes=20_000, progress=stop)
+        pack(tmp_path / "dense", tmp_path / "out", shard_bytes=20_000, progress=half_way)
     saved_model("llama", tmp_path / "dense", initializer_range=0.3)
     pack(tmp_path / "dense", tmp_path / "out", shard_bytes=20_000)
 

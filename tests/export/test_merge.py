@@ -20,6 +20,7 @@ from bigpeft.errors import FileError, RecipeError, WeightError
 from bigpeft.export import Written, merge, open_run, read_adapter
 from bigpeft.quant import CodecOptions, make_codec
 from tests.backbone.families import saved_model
+from tests.interruption import Interrupted, half_way
 from tests.train.runs import run, summary, train_and_save_here
 from tests.worlds import world
 
@@ -87,16 +88,9 @@ def test_transformers_opens_it_and_the_change_is_on_the_dense_weights(lora, tmp_
 
 
 def test_an_interrupted_merge_goes_on_and_ends_alike(lora, tmp_path):
-    class Interrupted(Exception):
-        pass
-
-    def stop(done: int, total: int) -> None:
-        if done > total / 2:
-            raise Interrupted
-
     merge(open_run(lora), tmp_path / "whole", shard_bytes=200_000)
     with pytest.raises(Interrupted):
-        merge(open_run(lora), tmp_path / "again", shard_bytes=200_000, progress=stop)
+        merge(open_run(lora), tmp_path / "again", shard_bytes=200_000, progress=half_way)
     assert not (tmp_path / "again").exists()
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "again.part").glob("*.safetensors")}
     merge(open_run(lora), tmp_path / "again", shard_bytes=200_000)

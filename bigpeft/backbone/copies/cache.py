@@ -77,11 +77,10 @@ def through_cache(
 
 def key_of(model: PreTrainedModel, folder: Path, codec: Codec) -> str:
     """Of the configuration, the codec, and size and time of the weight files."""
-    options = codec.options
     parts = [
         lasting(model.config),
         str(folder.resolve()),
         files_of(folder),
-        [codec.name, codec.version, options.block, options.nested],
+        codec.identity,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -77,7 +77,7 @@ class Packed(Dense):
         """The packed bytes."""
         if slot is None or slot.linear is None:
             return super().tensors(slot, tensor, bundle)
-        return [self.codec.encode(tensor.t().contiguous() if slot.linear.transposed else tensor)]
+        return [self.codec.encode(slot.linear.turned(tensor))]
 
     def manifest(
         self,
@@ -101,11 +101,13 @@ class Packed(Dense):
         )
 
 
-class BitsAndBytes(Layout):
+class BitsAndBytes(Dense):
     """What `save_pretrained` writes of a model that transformers loaded in 4 bits.
 
     Raises RecipeError for a format that bitsandbytes does not have.
     """
+
+    whole = False
 
     def __init__(self, codec: Codec) -> None:
         if not isinstance(codec, FourBit):
@@ -119,7 +121,7 @@ class BitsAndBytes(Layout):
     ) -> Bundle:
         """Codes, statistics, tables, and a JSON state of fixed length."""
         if slot is None or slot.linear is None:
-            return Bundle(name, (Entry(name, dtype, tuple(shape)),))
+            return super().bundle(slot, name, dtype, shape)
         if slot.linear.transposed:
             raise RecipeError(
                 "--format", f"{name} is a Conv1D, which has no such form here", "write packed"
@@ -134,7 +136,7 @@ class BitsAndBytes(Layout):
     def tensors(self, slot: Slot | None, tensor: Tensor, bundle: Bundle) -> list[Tensor]:
         """The parts of the packed weight."""
         if slot is None or slot.linear is None:
-            return [tensor.to(bundle.entries[0].dtype)]
+            return super().tensors(slot, tensor, bundle)
         shape = slot.linear.base.shape
         parts = self._codec.split(self._codec.encode(tensor), shape)
         mean = float(parts[3]) if self._codec.options.nested else None

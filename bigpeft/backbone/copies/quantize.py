@@ -42,11 +42,7 @@ def quantize(
         for key, shape in source.shapes().items()
         if key in slots
     ]
-    codec, options = layout.codec, layout.codec.options
-    identity = {
-        "files": files_of(folder),
-        "codec": [codec.name, codec.version, options.block, options.nested],
-    }
+    identity = {"files": files_of(folder), "codec": layout.codec.identity}
     stored: dict[str, str] = {}
 
     def make(bundle: Bundle, piece: int) -> list[Tensor]:
@@ -81,7 +77,7 @@ def packed_or_dense(slot: Slot, source: WeightSource, device: torch.device = CPU
     if packed is not None:
         return packed.to(device, copy=True)
     weight = finite(source.read(slot.key).to(device), slot.key)
-    return codec.encode(weight.t().contiguous() if slot.linear.transposed else weight)
+    return codec.encode(slot.linear.turned(weight))
 
 
 def finite(tensor: Tensor, name: str) -> Tensor:

@@ -24,6 +24,7 @@ from bigpeft.backbone.copies.writer import (
     refuse_existing,
     shard_name,
     shards,
+    unwritable,
     write_file,
     write_index,
 )
@@ -72,9 +73,7 @@ class StreamedFolder:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self._lock.close()
         if isinstance(error, OSError):
-            raise FileError(
-                str(self.out), f"cannot be written ({error})", "make room, or choose another place"
-            ) from error
+            raise unwritable(self.out, error) from error
 
     def write(
         self,

@@ -39,6 +39,11 @@ def refuse_existing(out: Path) -> None:
         raise FileError(str(out), "is there already", "choose another folder, or delete it")
 
 
+def unwritable(out: Path, error: OSError) -> FileError:
+    """What its user is told of a place where writing failed."""
+    return FileError(str(out), f"cannot be written ({error})", "make room, or choose another place")
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Tensors that are made together and lie side by side in a file: those of one weight.

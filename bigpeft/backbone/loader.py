@@ -103,7 +103,7 @@ class Loader:
         if slot.linear is not None:
             assert isinstance(method, LinearMethod)
             return [self._started(slot, slot.linear, method), *_state(method)]
-        kept = method.start(finite(self._source.read(slot.key).to(self._device), slot.key))
+        kept = method.start(finite(self._source, slot.key, self._device))
         kept = kept.to(self._dtype) if kept.is_floating_point() else kept
         return [kept, *_state(method)]
 
@@ -115,7 +115,7 @@ class Loader:
             codes = self._source.packed(slot.key, codec)
         if codes is None or method.starts_from_dense:
             if codes is None or self._source.exact:
-                tensor = finite(self._source.read(slot.key).to(self._device), slot.key)
+                tensor = finite(self._source, slot.key, self._device)
                 weight = linear.turned(tensor).float()
             else:
                 weight = codec.decode(codes.to(self._device), shape, torch.float32)

@@ -49,6 +49,14 @@ def fill_slots(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> li
     return sorted(slots, key=lambda slot: (-slot.numel, slot.key))
 
 
+def aliases(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> set[str]:
+    """Keys of the source that name a tied tensor once more, beside the one that fills its slot."""
+    slots = fill_slots(model, shapes)
+    used = {slot.key for slot in slots}
+    named = {name for slot in slots for name in slot.names}
+    return {key for name, key in _keys(model, slots, shapes).items() if name in named} - used
+
+
 def empty_slots(model: PreTrainedModel) -> Iterator[Slot]:
     """Everything of the model that has to be filled, adapters apart."""
     packed: set[int] = set()

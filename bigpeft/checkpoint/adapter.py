@@ -38,9 +38,10 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         described = json.loads((folder / DESCRIPTION).read_text())
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise FileError(
-            str(folder), f"is no adapter ({error})", "point at the adapter folder of a finished run"
-        ) from error
+        fix = "point at the adapter folder of a finished run"
+        if (folder / "adapter" / DESCRIPTION).is_file():
+            fix = f"write {folder / 'adapter'}"
+        raise FileError(str(folder), f"is no adapter ({error})", fix) from error
     if described.get("version") != VERSION:
         raise FileError(
             str(folder / DESCRIPTION),

@@ -23,12 +23,12 @@ def merge(
     block: Annotated[int, typer.Option(help="packed weights that share one scale")] = 64,
     nested: Annotated[bool, typer.Option(help="quantise the scales of packed weights too")] = True,
     format: Annotated[
-        Literal["packed", "bitsandbytes"],
+        Literal["packed", "bitsandbytes"] | None,
         typer.Option(
-            help="of packed weights: bigpeft's own, for model.name; or bitsandbytes', which "
-            "transformers opens"
+            help="of packed weights: packed, bigpeft's own for model.name (the default), or "
+            "bitsandbytes, which transformers opens"
         ),
-    ] = "packed",
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="the base in another place, such as its dense weights")
     ] = None,
@@ -52,6 +52,8 @@ def merge(
             int(shard_size * 1e9),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+    for remark in merged.remarks:
+        typer.echo(remark)
     trained_on = opened.recipe.model.weights
     typer.echo(
         f"{merged.folder}: {merged.linears} linears merged, {merged.nbytes / 1e9:.2f} GB in "

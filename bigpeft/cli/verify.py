@@ -5,22 +5,30 @@ from typing import Annotated
 
 import typer
 
-from bigpeft.errors import EXIT_USER, UserError
+from bigpeft.errors import EXIT_USER, FileError, UserError
 
 
 def verify(
     path: Annotated[
-        Path, typer.Argument(help="a checkpoint, a folder of checkpoints, or a packed model")
+        Path, typer.Argument(help="a checkpoint, a run folder, its checkpoints, a packed model")
     ],
 ) -> None:
     """Compare every file with its manifest; exit code 2 when any is damaged."""
     from bigpeft.backbone.sources import packed
     from bigpeft.checkpoint.manifest import MANIFEST
     from bigpeft.checkpoint.manifest import verify as verify_checkpoint
+    from bigpeft.checkpoint.save import META
 
-    single = (path / MANIFEST).exists() or not list(path.glob("step-*"))
+    many = sorted(path.glob("step-*")) or sorted((path / "checkpoints").glob("step-*"))
+    one = any((path / name).exists() for name in (MANIFEST, packed.MANIFEST, META))
+    if not one and not many:
+        raise FileError(
+            str(path),
+            "is no checkpoint, no packed model, and holds no checkpoints",
+            "name a run folder, its checkpoints, or what bigpeft quantize wrote",
+        )
     damaged = False
-    for folder in [path] if single else sorted(path.glob("step-*")):
+    for folder in [path] if one else many:
         is_packed = (folder / packed.MANIFEST).exists()
         try:
             (packed.verify if is_packed else verify_checkpoint)(folder)

@@ -25,7 +25,7 @@ def changed(
     """W' for the W in this slot, computed in `dtype`; a tensor that the run left alone comes back.
 
     `base` image takes what the codes of W decode to in place of W, be it changed or not; `packed`
-    are these codes where the run's base has them.
+    are these codes where the run's base has them, and then `tensor` is not looked at.
     """
     for name in slot.names:
         if name in run.dense:

@@ -7,6 +7,7 @@ One alpha serves all layers; where their factors differ, B takes the rest. In fi
 architecture the rows of q and k are in llama.cpp's order, and so are those of B.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ def export_gguf(run: FinishedRun, out: Path) -> GgufLora:
     except OSError as error:
         raise unwritable(out, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return GgufLora(out, len(forms))
 
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,10 @@ from bigpeft.backbone.copies.layouts import BitsAndBytes, Dense, Layout, Packed,
 from bigpeft.backbone.copies.streamed import StreamedFolder
 from bigpeft.backbone.copies.writer import Bundle
 from bigpeft.backbone.fingerprint import fingerprint
-from bigpeft.backbone.slots import Slot
+from bigpeft.backbone.slots import Slot, aliases
 from bigpeft.backbone.sources.source import digest
 from bigpeft.checkpoint.manifest import sha256
+from bigpeft.data import load_tokenizer
 from bigpeft.errors import RecipeError
 from bigpeft.export.adapter import TENSORS
 from bigpeft.export.by_rows import ByRows
@@ -28,6 +29,10 @@ from bigpeft.export.changed import Base, changed, refuse_unmergeable
 from bigpeft.export.run import FinishedRun
 from bigpeft.quant import CodecOptions, codecs, make_codec
 
+_TOKENIZER = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "*.model", "chat_template*",
+)  # fmt: skip
 Format = Literal["packed", "bitsandbytes"]
 
 
@@ -39,26 +44,34 @@ class Merged:
     linears: int
     shards: int
     nbytes: int
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Written:
-    """How the merged weights are kept: `weights` none as they are, else packed so, in `format`."""
+    """How the merged weights are kept: `weights` none as they are, else packed as `format` says."""
 
     weights: str = "none"
     block: int = 64
     nested: bool = True
-    format: Format = "packed"
+    format: Format | None = None
 
     def layout(self) -> Layout:
         """Raises RecipeError for a format that there is not, or a block that it does not take."""
         if self.weights == "none":
+            if self.format is not None:
+                raise RecipeError(
+                    "--format", "is of packed weights, --weights is none", "add --weights nf4"
+                )
             return Dense()
         if self.weights not in codecs():
             known = ", ".join(codecs())
             raise RecipeError("--weights", f"{self.weights} is no format", f"write one of {known}")
-        codec = make_codec(self.weights, CodecOptions(self.block, self.nested))
-        return Packed(codec) if self.format == "packed" else BitsAndBytes(codec)
+        try:
+            codec = make_codec(self.weights, CodecOptions(self.block, self.nested))
+        except RecipeError as error:
+            raise RecipeError(error.what.replace("model.", "--"), error.why, error.fix) from error
+        return BitsAndBytes(codec) if self.format == "bitsandbytes" else Packed(codec)
 
 
 def merge(
@@ -79,9 +92,12 @@ def merge(
     """
     refuse_unmergeable(run)
     source, layout = run.open_weights(), written.layout()
-    _refuse_missing_base(run, source.exact, base)
+    _refuse_missing_base(run, source, base)
     slots = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
-    names = [key for key in source.shapes() if key in slots or layout.whole]
+    twice = aliases(run.model, source.shapes())
+    cut = run.recipe.model.layers is not None
+    rest = source.shapes().keys() - twice if layout.whole and not cut else set()
+    names = [key for key in source.shapes() if key in slots or key in rest]
     few = [slots[key] for key in names if key in slots] if layout.whole and base == "dense" else []
     by_rows = ByRows(run, source, few)
     bundles = [
@@ -111,18 +127,31 @@ def merge(
         _finish_layout(streamed, run, layout, slots, source)
         streamed.finish()
     linears = [slot for slot in slots.values() if slot.linear and slot.linear.name in run.seated]
-    return Merged(out, len(linears), len(streamed.cut), streamed.nbytes)
+    remarks = tuple(_remarks(layout, slots.values()))
+    return Merged(out, len(linears), len(streamed.cut), streamed.nbytes, remarks)
+
+
+def _remarks(layout: Layout, slots: Iterable[Slot]) -> Iterator[str]:
+    """What users should know about the result."""
+    if isinstance(layout, BitsAndBytes):
+        odd = [slot.key for slot in slots if not layout.divides(slot)]
+        if odd:
+            yield (
+                f"in_features of {odd[0]} and {len(odd) - 1} more are no multiple of the block: "
+                "bitsandbytes on a CPU does not decode such weights rightly"
+            )
 
 
 def _merged(
     run: FinishedRun, source: WeightSource, name: str, slot: Slot | None, base: Base
 ) -> Tensor:
     """The whole tensor after the merge, in the dtype of the base."""
-    tensor = source.read(name)
     if slot is None:
-        return tensor
-    wants_codes = base == "image" and slot.linear is not None
-    packed = source.packed(name, slot.linear.base.codec) if wants_codes else None  # type: ignore[union-attr]
+        return source.read(name)
+    packed = None
+    if base == "image" and slot.linear is not None:
+        packed = source.packed(name, slot.linear.base.codec)
+    tensor = source.read(name) if packed is None else packed
     return changed(run, slot, tensor, base, packed).to(source.dtype(name))
 
 
@@ -144,16 +173,17 @@ def _finish_layout(
         say_quantised(streamed.part, layout.config(dtype, _dense_linears(run)))
 
 
-def _refuse_missing_base(run: FinishedRun, exact: bool, base: Base) -> None:
+def _refuse_missing_base(run: FinishedRun, source: WeightSource, base: Base) -> None:
     """Dense weights are wanted and the run has seen none, or has none."""
     if base == "image":
         return
     name = run.recipe.model.name
-    if not exact:
+    if not source.exact:
+        other = ", or --model FOLDER with the dense model" if source.hashes_dense else ""
         raise RecipeError(
             "--base dense",
             f"{name} is packed, the dense weights that it was made from are not in it",
-            "write --base image, or --model FOLDER with the dense model",
+            f"write --base image{other}",
         )
     edits = any(getattr(method, "edits_base", False) for method in run.seated.values())
     if edits and run.started_from == "image":
@@ -178,14 +208,18 @@ def _identity(run: FinishedRun, base: Base, written: Written) -> dict[str, Any]:
         "from": str(run.base),
         "base": base,
         "written": [written.weights, written.block, written.nested, written.format],
+        "method": run.recipe.method.model_dump(mode="json"),
+        "mpc": run.recipe.mpc and run.recipe.mpc.model_dump(mode="json"),
     }
 
 
 def _describe(streamed: StreamedFolder, run: FinishedRun, base: Base) -> None:
     """Configuration, tokenizer, and what was merged."""
-    tokenizer = run.recipe.model.tokenizer
-    streamed.copy_beside(Path(tokenizer) if tokenizer else None)
-    streamed.copy_beside(run.base)
+    model = run.recipe.model
+    streamed.copy_beside(run.base, without=_TOKENIZER if model.tokenizer else ())
+    if model.tokenizer:
+        tokenizer = load_tokenizer(model.tokenizer, model.revision, model.trust_remote_code)
+        tokenizer.save_pretrained(streamed.part)
     config = copy.deepcopy(run.model.config)
     config.use_cache, config.architectures = True, [type(run.model).__name__]
     config.save_pretrained(streamed.part)

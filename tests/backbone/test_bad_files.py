@@ -94,6 +94,24 @@ def test_an_index_that_lies_is_caught(tmp_path):
         SafetensorsFolder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "{}", "{"]
+)
+def test_an_index_that_is_none_is_named(content, tmp_path):
+    saved_model("llama", tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+
+    with pytest.raises(WeightError, match=r"index\.json: is not a weight index"):
+        SafetensorsFolder(tmp_path)
+
+
+def test_numbers_of_a_kind_that_is_not_read_are_named(tmp_path):
+    damaged(tmp_path, WEIGHT, lambda t, name: t.update({name: t[name].to(torch.float8_e4m3fn)}))
+
+    with pytest.raises(WeightError, match=rf"safetensors: holds {WEIGHT} as F8_E4M3"):
+        load(tmp_path)
+
+
 def damaged(folder: Path, name: str, change) -> None:
     saved_model("llama", folder)
     tensors = load_file(folder / "model.safetensors")
@@ -122,7 +140,7 @@ def test_a_shape_that_the_configuration_contradicts_is_named(tmp_path):
 def test_a_number_that_is_not_finite_is_named(value, tmp_path):
     damaged(tmp_path, WEIGHT, lambda t, name: t[name].__setitem__((3, 3), value))
 
-    with pytest.raises(WeightError, match=f"{WEIGHT}: holds NaN"):
+    with pytest.raises(WeightError, match=rf"{WEIGHT} of .*model\.safetensors: holds NaN"):
         load(tmp_path)
 
 

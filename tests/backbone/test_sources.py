@@ -161,6 +161,7 @@ def test_another_codec_than_the_checkpoints_is_refused_with_what_to_write(packed
         (f"{WEIGHT}.nested_absmax", torch.tensor([float("nan")]), "NaN or infinite"),
         (f"{WEIGHT}.absmax", torch.zeros(3, dtype=torch.uint8), "3 bytes in a section of"),
         (f"{WEIGHT}.nested_quant_map", torch.zeros(256), "is not the table of bitsandbytes"),
+        (f"{WEIGHT}.quant_map", torch.zeros(16), "is not the table of bitsandbytes"),
         (f"{WEIGHT}.absmax", None, r"absmax: is in no weight file"),
         (
             f"{WEIGHT}.quant_state.bitsandbytes__nf4",

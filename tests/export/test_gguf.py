@@ -79,6 +79,14 @@ def test_one_alpha_serves_layers_with_options_of_their_own(name, tmp_path):
         torch.testing.assert_close(change, merged - weight.double(), atol=1e-6, rtol=1e-6)
 
 
+def test_a_place_under_a_file_is_refused(tmp_path):
+    run = moved(tmp_path / "run", {"name": "lora", "rank": 4})
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(FileError, match="cannot be written"):
+        export_gguf(run.open(), tmp_path / "file" / "lora.gguf")
+
+
 def test_the_file_says_what_it_is(tmp_path):
     run = moved(tmp_path, {"name": "lora", "rank": 4, "alpha": 10}, "mistral")
 

@@ -1,6 +1,7 @@
 """A merged model is the run's own model. Oracle: the run's held-out loss, read by another run."""
 
 import json
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from typer.testing import CliRunner
 
 from bigpeft.backbone.copies.streamed import StreamedFolder
@@ -216,6 +217,7 @@ def test_transformers_opens_the_bitsandbytes_result(nested, over_files, tmp_path
     theirs = dict(stock.named_parameters())
     packed = {n: p for n, p in ours.named_parameters() if type(p).__name__ == "Params4bit"}
     assert len(packed) == 14
+    assert "no multiple of the block" in said.output
     for name, parameter in packed.items():
         assert torch.equal(parameter.data, theirs[name].data), name
         mine, its = parameter.quant_state, theirs[name].quant_state
@@ -244,6 +246,20 @@ def test_a_run_over_a_packed_base_merges_with_its_image_or_with_the_dense_weight
     assert found == pytest.approx(summary(again)["eval_loss_after"], rel=1e-5)
     one, other = tmp_path / "dense/model.safetensors", tmp_path / "same/model.safetensors"
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_base_of_bitsandbytes_merges_with_its_image_alone(over_files, tmp_path):
+    folder, _, _ = over_files
+    merge(open_run(folder), tmp_path / "base", written=Written("nf4", format="bitsandbytes"))
+    again = tmp_path / "run"
+    world(1).call(train_and_export_plain, again, over(tmp_path / "base"))
+
+    with pytest.raises(RecipeError, match=r"write --base image$"):
+        merge(open_run(again), tmp_path / "refused")
+    merge(open_run(again), tmp_path / "merged", "image")
+
+    found = loss_of(tmp_path / "merged", tmp_path / "reader")
+    assert found == pytest.approx(summary(again)["eval_loss_after"], rel=1e-5)
 
 
 def test_another_base_is_refused_with_its_first_difference(over_files, tmp_path):
@@ -314,9 +330,7 @@ def test_damage_in_the_base_is_found_by_rows_too(over_files, tmp_path, monkeypat
 
 
 def test_a_folder_that_another_process_writes_is_refused(tmp_path):
-    bundle = Bundle("w", (Entry("w", torch.float32, (4, 4)),))
-    first = StreamedFolder(tmp_path / "out", [bundle], 1000, {})
-    second = StreamedFolder(tmp_path / "out", [bundle], 1000, {})
+    first, second = one_tensor(tmp_path / "out"), one_tensor(tmp_path / "out")
 
     with first, pytest.raises(FileError, match="locked by another process"), second:
         pass
@@ -327,11 +341,134 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
 
 
-def test_a_place_without_room_is_refused_before_anything_is_made(tmp_path):
-    bundle = Bundle("w", (Entry("w", torch.float32, (1 << 30, 1 << 20)),))
+def one_tensor(folder: Path, shape: tuple[int, int] = (4, 4)) -> StreamedFolder:
+    return StreamedFolder(folder, [Bundle("w", (Entry("w", torch.float32, shape),))], 1000, {})
 
+
+def test_a_folder_that_is_not_ours_is_not_written_into(tmp_path):
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "mine.txt").write_text("x")
+
+    with pytest.raises(FileError, match=r"out\.part: is in the way, and not ours"):
+        one_tensor(tmp_path / "out").__enter__()
+
+    assert (tmp_path / "out.part" / "mine.txt").read_text() == "x"
+
+
+def test_a_folder_that_appeared_meanwhile_is_refused(tmp_path):
+    late = one_tensor(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(FileError, match="is there already"):
+        late.__enter__()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_finished_file_that_was_damaged_is_written_again(lora, tmp_path):
+    merge(open_run(lora), tmp_path / "whole", shard_bytes=200_000)
+    with pytest.raises(Interrupted):
+        merge(open_run(lora), tmp_path / "again", shard_bytes=200_000, progress=half_way)
+    first = min((tmp_path / "again.part").glob("*.safetensors"))
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
+    merge(open_run(lora), tmp_path / "again", shard_bytes=200_000)
+
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_what_was_merged_with_another_strength_is_not_gone_on_with(lora, tmp_path):
+    folder = shutil.copytree(lora, tmp_path / "run")
+    with pytest.raises(Interrupted):
+        merge(open_run(folder), tmp_path / "again", shard_bytes=200_000, progress=half_way)
+    recipe = folder / "recipe.yaml"
+    assert "alpha: 8" in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace("alpha: 8", "alpha: 80"))
+    merge(open_run(folder), tmp_path / "again", shard_bytes=200_000)
+    merge(open_run(folder), tmp_path / "whole", shard_bytes=200_000)
+
+    for path in (tmp_path / "whole").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_tied_weights_that_a_file_keeps_twice_are_written_once(tmp_path):
+    base = tmp_path / "base"
+    saved_model("llama-tied", base, vocab_size=384, max_position_embeddings=256)
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    folder = tmp_path / "run"
+    more = ["method={name: lora, rank: 4, train_modules: [embed_tokens]}"]
+    world(1).call(train_and_export_plain, folder, over(base) + more)
+
+    merge(open_run(folder), tmp_path / "merged", "image")
+
+    found = loss_of(tmp_path / "merged", tmp_path / "reader")
+    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+    merged = load_file(tmp_path / "merged/model.safetensors")
+    trained = read_adapter(folder / "adapter")[0]["model.embed_tokens.weight"]
+    assert torch.equal(merged["model.embed_tokens.weight"], trained)
+    assert "lm_head.weight" not in merged
+
+
+def test_a_cut_model_is_merged_without_the_layers_that_it_left_out(over_files, tmp_path):
+    _, dense, _ = over_files
+    folder = tmp_path / "run"
+    world(1).call(train_and_export_plain, folder, [*over(dense), "model.layers=1"])
+
+    merge(open_run(folder), tmp_path / "merged", "image")
+
+    names = load_file(tmp_path / "merged/model.safetensors").keys()
+    assert not any(name.startswith("model.layers.1.") for name in names)
+    found = loss_of(tmp_path / "merged", tmp_path / "reader")
+    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+
+
+def test_the_merged_model_has_the_tokenizer_of_the_run(tmp_path):
+    base = dense_base(tmp_path / "base")
+    (base / "tokenizer.json").write_text("{}")
+    (base / "merges.txt").write_text("of the base")
+    (base / "generation_config.json").write_text('{"temperature": 0.7}')
+    folder = tmp_path / "run"
+    world(1).call(train_and_export_plain, folder, over(base))
+
+    merge(open_run(folder), tmp_path / "merged")
+
+    found = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    wanted = AutoTokenizer.from_pretrained("recipes/data/debug/tokenizer")
+    assert found.get_vocab() == wanted.get_vocab()
+    assert found.chat_template == wanted.chat_template
+    assert not (tmp_path / "merged/merges.txt").exists()
+    said = json.loads((tmp_path / "merged/generation_config.json").read_text())
+    assert said["temperature"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "bitsandbytes"], r"--format: is of packed weights.*add --weights nf4"),
+        (["--weights", "nf4", "--block", "48"], r"--block"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_and_leave_nothing(
+    options, message, over_files, tmp_path
+):
+    folder, _, _ = over_files
+
+    said = CliRunner().invoke(app, ["merge", str(folder), str(tmp_path / "out"), *options])
+
+    assert isinstance(said.exception, RecipeError)
+    assert re.search(message, str(said.exception), re.DOTALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_without_room_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(FileError, match=r"needs [\d.]+ GB, [\d.]+ GB are free"):
-        StreamedFolder(tmp_path / "out", [bundle], 1000, {}).__enter__()
+        one_tensor(tmp_path / "out", (1 << 30, 1 << 20)).__enter__()
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_format_that_there_is_not_is_refused(over_files, tmp_path):

@@ -62,6 +62,15 @@ def test_a_run_through_a_cache_is_the_run_bit_for_bit(forms, tmp_path):
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
 
 
+def test_random_weights_do_not_enter_the_cache_of_a_model(forms, tmp_path):
+    cache = {"cache": tmp_path / "cache"}
+    run(2, tmp_path / "random", *over(forms / "dense", random="true", **cache))
+    run(2, tmp_path / "run", *over(forms / "dense", **cache))
+
+    assert column(tmp_path / "random", "loss") != column(forms / "run", "loss")
+    assert column(tmp_path / "run", "loss") == column(forms / "run", "loss")
+
+
 def test_a_start_from_dense_weights_is_the_same_through_a_cache(forms, tmp_path):
     run(2, tmp_path / "dense", *over(forms / "dense"), PISSA)
     run(2, tmp_path / "cached", *over(forms / "dense", cache=tmp_path / "cache"), PISSA)

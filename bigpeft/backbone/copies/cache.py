@@ -33,6 +33,10 @@ class Cached(WeightSource):
         """That of the base."""
         return self._copy.dtype(name)
 
+    def where(self, name: str) -> str:
+        """In the base."""
+        return self._base.where(name)
+
     def read(self, name: str) -> Tensor:
         """The base's numbers."""
         tensor = (self._base if name in self._packed else self._copy).read(name)

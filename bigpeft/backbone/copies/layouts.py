@@ -143,6 +143,10 @@ class BitsAndBytes(Dense):
         named = self._named(bundle.name, parts, tensor.device)
         return [*named.values(), _state(self._codec, shape, tensor.dtype, mean)]
 
+    def divides(self, slot: Slot) -> bool:
+        """Whether no block of this weight goes over the end of a row."""
+        return slot.linear is None or slot.linear.base.shape[1] % self._codec.options.block == 0
+
     def config(self, dtype: torch.dtype, dense_linears: Collection[str]) -> dict[str, Any]:
         """`quantization_config` of config.json."""
         return {
@@ -185,8 +189,11 @@ def _state(
     return torch.tensor(list(json.dumps(said).ljust(_STATE_BYTES).encode()), dtype=torch.uint8)
 
 
-def say_quantised(folder: Path, said: Mapping[str, Any]) -> None:
-    """Put `quantization_config` into a folder's config.json."""
+def say_quantised(folder: Path, said: Mapping[str, Any] | None) -> None:
+    """Put `quantization_config` into a folder's config.json; None takes it out."""
     path = folder / "config.json"
-    config = json.loads(path.read_text()) | {"quantization_config": dict(said)}
+    config = json.loads(path.read_text())
+    config.pop("quantization_config", None)
+    if said is not None:
+        config["quantization_config"] = dict(said)
     path.write_text(json.dumps(config, indent=2) + "\n")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bigpeft.backbone.copies.layouts import Packed
+from bigpeft.backbone.copies.layouts import Packed, say_quantised
 from bigpeft.backbone.copies.streamed import StreamedFolder
 from bigpeft.backbone.copies.writer import Bundle
 from bigpeft.backbone.fingerprint import fingerprint
@@ -56,6 +56,7 @@ def quantize(
     with StreamedFolder(out, bundles, shard_bytes, identity) as streamed:
         streamed.write(make, os.cpu_count() or 1, progress, note)
         streamed.copy_beside(folder)
+        say_quantised(streamed.part, None)
         read = {name: first for name, (first, _) in streamed.notes.items()}
         kept = {name: second for name, (_, second) in streamed.notes.items()}
         base = fingerprint(model.config, slots.values(), source.dtype, read)
@@ -71,23 +72,26 @@ def packed_or_dense(slot: Slot, source: WeightSource, device: torch.device = CPU
     Packed on `device`. Raises WeightError for numbers that are not finite.
     """
     if slot.linear is None:
-        return finite(source.read(slot.key).to(device), slot.key)
+        return finite(source, slot.key, device)
     codec = slot.linear.base.codec
     packed = source.packed(slot.key, codec)
     if packed is not None:
         return packed.to(device, copy=True)
-    weight = finite(source.read(slot.key).to(device), slot.key)
+    weight = finite(source, slot.key, device)
     return codec.encode(slot.linear.turned(weight))
 
 
-def finite(tensor: Tensor, name: str) -> Tensor:
-    """The tensor, or WeightError. Without a mask as large as it: NaN and infinity both reach the
-    extremes.
+def finite(source: WeightSource, name: str, device: torch.device) -> Tensor:
+    """The tensor on `device`, or WeightError. Without a mask as large as it: NaN and infinity both
+    reach the extremes.
     """
+    tensor = source.read(name).to(device)
     if tensor.is_floating_point() and tensor.numel():
         low, high = tensor.aminmax()
         if not bool(low.isfinite() & high.isfinite()):
-            raise WeightError(name, "holds NaN or infinite numbers", "use other weights")
+            raise WeightError(
+                source.where(name), "holds NaN or infinite numbers", "use other weights"
+            )
     return tensor
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -63,14 +64,17 @@ class StreamedFolder:
     def __enter__(self) -> Self:
         self._lock = self._alone()
         try:
+            refuse_existing(self.out)
             self._done = self._finished()
             self._refuse_lack_of_room()
-        except BaseException:
-            self._lock.close()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and not self._done:
+            shutil.rmtree(self.part, ignore_errors=True)
         self._lock.close()
         if isinstance(error, OSError):
             raise unwritable(self.out, error) from error
@@ -121,7 +125,7 @@ class StreamedFolder:
     @property
     def files(self) -> dict[str, tuple[int, str]]:
         """File → its bytes and hash."""
-        return {name: (done["bytes"], done["hash"]) for name, done in self._done.items()}
+        return {name: (done["bytes"], done["hash"]) for name, done in sorted(self._done.items())}
 
     @property
     def hash_name(self) -> str:
@@ -133,20 +137,23 @@ class StreamedFolder:
         """What was noted of every tensor, by this attempt or an earlier one."""
         return {k: v for done in self._done.values() for k, v in done["notes"].items()}
 
-    def copy_beside(self, folder: Path | None) -> None:
-        """Take over configuration, tokenizer and whatever else lies beside weights."""
+    def copy_beside(self, folder: Path | None, without: Sequence[str] = ()) -> None:
+        """Take over configuration, tokenizer and whatever else lies beside weights; `without` are
+        patterns of names that stay behind.
+        """
         if folder is None or not folder.is_dir():
             return
+        left = ("*.index.json", "bigpeft*", *without)
         for pattern in _COPIED:
             for path in folder.glob(pattern):
-                if not path.name.endswith(".index.json") and not path.name.startswith("bigpeft"):
+                if not any(fnmatch(path.name, name) for name in left):
                     shutil.copyfile(path, self.part / path.name)
 
     def finish(self) -> None:
         """Give the folder its name."""
-        for name in (_DONE, _LOCK):
-            (self.part / name).unlink()
         os.replace(self.part, self.out)
+        for name in (_DONE, _LOCK):
+            (self.out / name).unlink()
 
     def _alone(self) -> IO[str]:
         """OUT.part, and the lock in it, which the death of a process gives back too."""
@@ -185,7 +192,11 @@ class StreamedFolder:
 
     def _whole(self, name: str, said: Mapping[str, Any]) -> bool:
         path = self.part / name
-        return path.is_file() and path.stat().st_size == said["bytes"]
+        if not path.is_file() or path.stat().st_size != said["bytes"]:
+            return False
+        with path.open("rb") as file:
+            found: str = hashlib.file_digest(file, self._new_hash).hexdigest()
+        return found == said["hash"]
 
     def _refuse_lack_of_room(self) -> None:
         wanted = self.nbytes * _ROOM - sum(done["bytes"] for done in self._done.values())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bigpeft.backbone.sources.files import DTYPES, NAMED, read
+from bigpeft.backbone.sources.files import NAMED, dtype_of, read
 from bigpeft.backbone.sources.safetensors import stored_tensors
 from bigpeft.backbone.sources.source import WeightSource, digest, refuse_another_codec
 from bigpeft.errors import WeightError
@@ -21,6 +21,7 @@ from bigpeft.quant import Codec, CodecOptions, codecs, make_codec
 from bigpeft.quant.four_bit import NESTED_BLOCK, FourBit, nested_levels
 
 _STATE = ".quant_state.bitsandbytes__"
+CPU = torch.device("cpu")
 _HELD = ("absmax", "nested_absmax")
 _TABLES = ("quant_map", "nested_quant_map")
 
@@ -47,6 +48,7 @@ class BitsAndBytesFolder(WeightSource):
     """
 
     exact = False
+    hashes_dense = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -70,7 +72,11 @@ class BitsAndBytesFolder(WeightSource):
     def dtype(self, name: str) -> torch.dtype:
         """Of packed weights: what they were before packing."""
         quantised = self._quantised.get(name)
-        return quantised.dtype if quantised else DTYPES[self._stored[name].dtype]
+        return quantised.dtype if quantised else dtype_of(self._stored[name], name)
+
+    def where(self, name: str) -> str:
+        """With its file."""
+        return f"{name} of {self._stored[name].path}"
 
     def read(self, name: str) -> Tensor:
         """A dense tensor; of a packed weight what its codes decode to."""
@@ -95,16 +101,19 @@ class BitsAndBytesFolder(WeightSource):
 
     def _flat(self, name: str) -> Tensor:
         quantised = self._quantised[name]
+        codec = quantised.codec()
+        assert isinstance(codec, FourBit)
+        self._check_table(f"{name}.quant_map", codec.table())
         parts = [self._part(name).reshape(-1).view(torch.uint8), self._part(f"{name}.absmax")]
         if quantised.nested:
-            self._check_table(f"{name}.nested_quant_map")
+            self._check_table(f"{name}.nested_quant_map", nested_levels(CPU))
             mean = torch.tensor(quantised.mean, dtype=torch.float32)
             parts += [self._part(f"{name}.nested_absmax"), mean]
         if not all(bool(p.isfinite().all()) for p in parts if p.is_floating_point()):
-            raise WeightError(name, "has scales that are NaN or infinite", "use other weights")
+            raise WeightError(
+                self.where(name), "has scales that are NaN or infinite", "use other weights"
+            )
         self.digests[name] = digest(*parts)
-        codec = quantised.codec()
-        assert isinstance(codec, FourBit)
         return codec.join(parts, quantised.shape, name)
 
     def _part(self, key: str) -> Tensor:
@@ -140,6 +149,6 @@ class BitsAndBytesFolder(WeightSource):
             )
         return found
 
-    def _check_table(self, key: str) -> None:
-        if not torch.equal(self._part(key), nested_levels(torch.device("cpu"))):
+    def _check_table(self, key: str, table: Tensor) -> None:
+        if not torch.equal(self._part(key), table):
             raise WeightError(key, "is not the table of bitsandbytes", "use the dense model")

@@ -41,6 +41,18 @@ class Stored:
     shape: tuple[int, ...]
 
 
+def dtype_of(stored: Stored, name: str) -> torch.dtype:
+    """Raises WeightError for a kind of numbers that bigpeft does not read, such as 8-bit floats."""
+    found = DTYPES.get(stored.dtype)
+    if found is None:
+        raise WeightError(
+            str(stored.path),
+            f"holds {name} as {stored.dtype}, which bigpeft does not read",
+            "use the model in bf16, fp16 or fp32",
+        )
+    return found
+
+
 def header(path: Path) -> dict[str, Stored]:
     """Every tensor of the file. Raises WeightError for one that is cut off or no safetensors."""
     try:
@@ -58,6 +70,7 @@ def header(path: Path) -> dict[str, Stored]:
 
 def read(stored: Stored, name: str) -> Tensor:
     """The tensor of this name, mapped as long as it lives. Raises WeightError, naming the file."""
+    dtype_of(stored, name)
     try:
         with safe_open(stored.path, framework="pt") as file:
             return file.get_tensor(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bigpeft.backbone.sources.files import DTYPES, Stored, header, read
+from bigpeft.backbone.sources.files import Stored, dtype_of, header, read
 from bigpeft.backbone.sources.source import DOWNLOAD, WeightSource, digest
 from bigpeft.errors import WeightError
 
@@ -29,7 +29,7 @@ class SafetensorsFolder(WeightSource):
 
     def dtype(self, name: str) -> torch.dtype:
         """From the file's header."""
-        return DTYPES[self._stored[name].dtype]
+        return dtype_of(self._stored[name], name)
 
     def read(self, name: str) -> Tensor:
         """One tensor, hashed as it comes."""
@@ -37,6 +37,10 @@ class SafetensorsFolder(WeightSource):
         self.bytes_read += tensor.nbytes
         self.digests[name] = digest(tensor)
         return tensor
+
+    def where(self, name: str) -> str:
+        """With its file."""
+        return f"{name} of {self._stored[name].path}"
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -57,7 +61,9 @@ def listed_files(index: Path) -> dict[Path, list[str]]:
     """File → the tensors that an index promises in it. Raises WeightError where one is missing."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
+        if not all(isinstance(file, str) for file in weight_map.values()):
+            raise ValueError("its weight_map names what is no file")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightError(str(index), f"is not a weight index ({error})", DOWNLOAD) from error
     files: dict[Path, list[str]] = {}
     for name, file in weight_map.items():

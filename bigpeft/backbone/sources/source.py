@@ -22,6 +22,9 @@ class WeightSource(ABC):
     exact: bool = True
     """Whether `read` gives the numbers of the base, not what their codes decode to."""
 
+    hashes_dense: bool = True
+    """Whether `digests` are those of the dense base, be it packed here or not."""
+
     def __init__(self) -> None:
         self.bytes_read = 0
         self.digests: dict[str, str] = {}
@@ -37,6 +40,10 @@ class WeightSource(ABC):
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """One dense tensor on the CPU, as it is stored; it may be mapped from a file."""
+
+    def where(self, name: str) -> str:
+        """What messages call a tensor: its name, and its file where there is one."""
+        return name
 
     def packed(self, name: str, codec: Codec) -> Tensor | None:
         """W as this codec packs it, uint8 (nbytes,), where the source has it so; else None.

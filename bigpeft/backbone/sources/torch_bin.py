@@ -48,6 +48,10 @@ class TorchBinFolder(WeightSource):
         self.digests[name] = digest(tensor)
         return tensor
 
+    def where(self, name: str) -> str:
+        """With its file."""
+        return f"{name} of {self._file_of[name]}"
+
 
 def _mapped(path: Path) -> dict[str, Tensor]:
     try:

@@ -22,7 +22,7 @@ class Verified(WeightSource):
     def __init__(self, source: WeightSource, base: Fingerprint, owner: str) -> None:
         super().__init__()
         self._source, self._base, self._owner = source, base, owner
-        self.exact = source.exact
+        self.exact, self.hashes_dense = source.exact, source.hashes_dense
         shapes = source.shapes()
         for name, (kind, shape, _) in base.tensors.items():
             found = f"{_dtype(source, name)} {shapes[name]}" if name in shapes else "missing"
@@ -36,6 +36,10 @@ class Verified(WeightSource):
     def dtype(self, name: str) -> torch.dtype:
         """The source's."""
         return self._source.dtype(name)
+
+    def where(self, name: str) -> str:
+        """The source's."""
+        return self._source.where(name)
 
     def read(self, name: str) -> Tensor:
         """The source's tensor, once it is known to be the right one."""

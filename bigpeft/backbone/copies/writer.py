@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bigpeft.backbone.copies.direct import DirectFile
 from bigpeft.backbone.sources.files import DTYPES
 from bigpeft.errors import FileError
 
 INDEX = "model.safetensors.index.json"
-_OFTEN = 64 << 20
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -113,14 +113,10 @@ def write_file(
     temporary = path.with_name(path.name + ".part")
     digest = new_hash()
     try:
-        with temporary.open("wb") as file:
-            begun = 0
+        with DirectFile(temporary) as file:
             for piece in _pieces(entries, tensors):
                 file.write(piece)
                 digest.update(piece)
-                begun = _begin_writing(file, begun)
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -131,18 +127,6 @@ def write_file(
         temporary.unlink(missing_ok=True)
         raise
     return str(digest.hexdigest())
-
-
-def _begin_writing(file: BinaryIO, begun: int) -> int:
-    """Have the kernel start to put on disk what was written, while more is made, every so often.
-
-    Takes and returns how far that has come.
-    """
-    if file.tell() - begun < _OFTEN:
-        return begun
-    file.flush()
-    os.posix_fadvise(file.fileno(), begun, file.tell() - begun, os.POSIX_FADV_DONTNEED)
-    return file.tell()
 
 
 def _pieces(entries: Sequence[Entry], tensors: Iterable[Tensor]) -> Iterable[Any]:

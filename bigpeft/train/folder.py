@@ -1,11 +1,15 @@
 """The run folder: self-describing, refused when it holds another run."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -14,11 +18,16 @@ from bigpeft.plan import Plan
 from bigpeft.recipe import dump_recipe
 from bigpeft.world import World
 
+_LOCK = "lock"
 _PACKAGES = ("bigpeft", "torch", "deepspeed", "transformers", "bitsandbytes", "datasets")
 
 
-def open_run(folder: Path, resuming: bool, world: World) -> None:
-    """Make the folder. Raises FileError where it cannot be written or holds a run already."""
+@contextmanager
+def open_run(folder: Path, resuming: bool, world: World) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it as long as the with statement lasts.
+
+    Raises FileError where it cannot be written, holds a run already, or a run is going on there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{world.rank}"
@@ -36,6 +45,28 @@ def open_run(folder: Path, resuming: bool, world: World) -> None:
             "holds a run already",
             "write checkpoint.resume=auto to go on with it, or choose another run.folder",
         )
+    if not world.is_first:
+        yield
+        return
+    with (folder / _LOCK).open("a+") as lock:
+        _take(lock, folder)
+        yield
+
+
+def _take(lock: TextIO, folder: Path) -> None:
+    """A lock that the death of the process gives back; who holds it is written into the file."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        raise FileError(
+            f"run.folder: {folder}",
+            f"is in use by another run ({lock.read().strip() or error.strerror})",
+            "wait for it or stop it, or choose another run.folder",
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}\n")
+    lock.flush()
 
 
 def describe_run(folder: Path, plan: Plan) -> None:

@@ -22,6 +22,7 @@ from bigpeft.train.saving import Saver
 from bigpeft.train.schedule import Schedule
 from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
+from bigpeft.train.stops import Stops
 from bigpeft.train.terminal import Terminal
 from bigpeft.world import World
 
@@ -44,7 +45,12 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
     plan = make_plan(recipe, world)
     folder = Path(recipe.run.folder)
-    open_run(folder, recipe.checkpoint.resume != "never", world)
+    with open_run(folder, recipe.checkpoint.resume != "never", world):
+        return _train(plan, folder, terminal)
+
+
+def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
+    recipe, world = plan.recipe, plan.world
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
     found = find(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
@@ -69,24 +75,27 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
 
-    for step in range(done, steps):
-        started = time.monotonic()
-        rate = set_learning_rate(engine, schedule.factor(step))
-        with backbone.meter.watch_if(step - done < 2):
-            record = train_step(engine, adapters, batches.of_step(step), step + 1)
-        seconds = time.monotonic() - started
-        adapters.after_step(step + 1)
-        result = None
-        last = step + 1 == steps
-        if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step)):
-            result = evaluate(engine, inputs.held_out, world)
-        progress.after(step + 1, record, rate, seconds, result)
-        stopping = step + 1 == recipe.train.stop_after and not last
-        if stopping or last or due(recipe.checkpoint.every, step):
-            saver.save(step + 1)
-        if stopping:
-            progress.finish()
-            raise StoppedEarly(f"stopped after step {step + 1} of {steps}")
+    with Stops(folder, device) as stops:
+        for step in range(done, steps):
+            started = time.monotonic()
+            rate = set_learning_rate(engine, schedule.factor(step))
+            with backbone.meter.watch_if(step - done < 2):
+                record = train_step(engine, adapters, batches.of_step(step), step + 1)
+            seconds = time.monotonic() - started
+            adapters.after_step(step + 1)
+            result = None
+            last = step + 1 == steps
+            if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step)):
+                result = evaluate(engine, inputs.held_out, world)
+            progress.after(step + 1, record, rate, seconds, result)
+            told = stops.agreed()
+            stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
+            if stopping or last or due(recipe.checkpoint.every, step):
+                saver.save(step + 1)
+            if stopping:
+                progress.finish()
+                by = f" by {told}" if told else ""
+                raise StoppedEarly(f"stopped{by} after step {step + 1} of {steps}")
 
     progress.summarise(plan)
     return Finished(plan, engine, backbone)

@@ -151,6 +151,18 @@ def test_an_interrupted_run_leaves_a_whole_checkpoint_and_no_process(tmp_path):
     assert process.returncode not in (0, None)
 
 
+def test_a_run_that_is_told_to_stop_exits_with_75(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "stop").touch()
+
+    done = launch(f"run.folder={folder}", "eval=null")
+
+    assert done.returncode == 75, everything(done)
+    assert "stopped by a file stop after step 1" in of_ours(everything(done))
+    assert "checkpoint.resume=auto goes on" in of_ours(everything(done))
+
+
 def test_a_mistake_that_is_made_twice_is_told_twice(tmp_path):
     """Without a launcher both processes have one parent, as from a shell."""
     command = [sys.executable, *LAUNCH[3:], f"run.folder={tmp_path}/run", "batch.micro_sise=2"]

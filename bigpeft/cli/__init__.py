@@ -6,7 +6,18 @@ import sys
 import typer
 from rich.console import Console
 
-from bigpeft.cli import export, fetch, import_, merge, methods, quantize, recipe, reference, verify
+from bigpeft.cli import (
+    export,
+    fetch,
+    import_,
+    merge,
+    methods,
+    quantize,
+    recipe,
+    reference,
+    status,
+    verify,
+)
 from bigpeft.errors import EXIT_USER, UserError
 
 app = typer.Typer(
@@ -24,6 +35,7 @@ app.command("import")(import_.import_)
 app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
+app.command("status")(status.status)
 app.command("verify")(verify.verify)
 
 

@@ -18,7 +18,7 @@ from bigpeft.plan import Plan
 from bigpeft.recipe import dump_recipe
 from bigpeft.world import World
 
-_LOCK = "lock"
+LOCK, RUN = "lock", "run.json"
 _PACKAGES = ("bigpeft", "torch", "deepspeed", "transformers", "bitsandbytes", "datasets")
 
 
@@ -48,7 +48,7 @@ def open_run(folder: Path, resuming: bool, world: World) -> Iterator[None]:
     if not world.is_first:
         yield
         return
-    with (folder / _LOCK).open("a+") as lock:
+    with (folder / LOCK).open("a+") as lock:
         _take(lock, folder)
         yield
 
@@ -69,8 +69,9 @@ def _take(lock: TextIO, folder: Path) -> None:
     lock.flush()
 
 
-def describe_run(folder: Path, plan: Plan) -> None:
-    """Write recipe.yaml (resolved), ds_config.json and environment.json."""
+def describe_run(folder: Path, plan: Plan, steps: int) -> None:
+    """Write recipe.yaml (resolved), run.json, ds_config.json and environment.json."""
+    write_json(folder / RUN, {"steps": steps})
     (folder / "recipe.yaml").write_text(dump_recipe(plan.recipe))
     write_json(folder / "ds_config.json", plan.ds_config)
     write_json(folder / "environment.json", environment(plan.world))

@@ -57,7 +57,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     inputs = read_inputs(plan, folder)
     steps = total_steps(recipe, len(inputs.tokens))
     if world.is_first:
-        describe_run(folder, plan)
+        describe_run(folder, plan, steps)
     terminal.say(describe(plan, len(inputs.tokens), steps))
 
     device = join_processes(world)

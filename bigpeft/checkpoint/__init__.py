@@ -1,5 +1,6 @@
 """Checkpoints: sharded safetensors through torch DCP, a manifest, one rename. No pickle."""
 
+from bigpeft.checkpoint.keeping import Keep
 from bigpeft.checkpoint.load import find, load, loss_scale, read_meta
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta
@@ -7,6 +8,7 @@ from bigpeft.checkpoint.save import save
 from bigpeft.checkpoint.state import training_state, updates_done
 
 __all__ = [
+    "Keep",
     "Meta",
     "find",
     "load",

@@ -13,10 +13,11 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.device_mesh import init_device_mesh
 
 from bigpeft.checkpoint.engine import Engine
+from bigpeft.checkpoint.keeping import META, by_step
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import write_rng
-from bigpeft.checkpoint.save import META, STATE, by_step, slice_of
+from bigpeft.checkpoint.save import STATE, slice_of
 from bigpeft.checkpoint.state import MOMENTS, training_state
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained

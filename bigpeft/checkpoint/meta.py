@@ -18,6 +18,7 @@ class Meta:
     parameters: dict[str, list[int]]
     base: dict[str, Any]
     loss_scale: dict[str, Any] | None = None
+    eval_loss: float | None = None
     version: int = 1
 
     def as_json(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from bigpeft.checkpoint.engine import Engine
-from bigpeft.checkpoint.manifest import MANIFEST, sync_folder, write_manifest
+from bigpeft.checkpoint.keeping import META, Keep, drop_old
+from bigpeft.checkpoint.manifest import sync_folder, verify, write_manifest
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import read_rng
 from bigpeft.checkpoint.state import MOMENTS, training_state
+from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
 
-META, STATE = "meta.json", "state.safetensors"
+STATE = "state.safetensors"
 
 
 def folder_of(step: int) -> str:
@@ -36,11 +38,14 @@ def save(
     parameters: Sequence[Trained],
     state: Mapping[str, Tensor],
     meta: Meta,
-    keep: int,
+    keep: Keep,
+    say: Callable[[str], None],
 ) -> Path:
-    """Write `root`/step-N and drop all but the newest `keep`. Collective over all ranks.
+    """Write `root`/step-N and drop what `keep` does not. Collective over all ranks.
 
-    `state` are tensors that change in training beside the trained ones, equal on all ranks.
+    `state` are tensors that change in training beside the trained ones, equal on all ranks. Nothing
+    is dropped before the new checkpoint has been read back and verified; `say` tells where it is
+    damaged.
 
     Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
     """
@@ -68,7 +73,7 @@ def save(
         os.replace(temporary, final)
         sync_folder(root)
         (root / "latest").write_text(final.name + "\n")
-        _drop_old(root, keep)
+        _drop_old(root, final, keep, say)
     dist.barrier()
     return final
 
@@ -95,23 +100,17 @@ def slice_of(whole: Tensor, mesh: DeviceMesh) -> DTensor:
     )
 
 
+def _drop_old(root: Path, new: Path, keep: Keep, say: Callable[[str], None]) -> None:
+    try:
+        verify(new)
+    except CheckpointError as error:
+        say(f"{error.what} {error.why}, just after it was written; older checkpoints are kept")
+    else:
+        drop_old(root, keep)
+
+
 def _sync_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-def by_step(root: Path) -> list[Path]:
-    """Checkpoint folders under their final names, oldest first."""
-    found = {path: path.name.removeprefix("step-") for path in root.glob("step-*")}
-    return sorted((p for p, step in found.items() if step.isdigit()), key=lambda p: int(found[p]))
-
-
-def _drop_old(root: Path, keep: int) -> None:
-    """The newest `keep` stay; a half-written folder of an earlier crash goes."""
-    for path in root.glob("step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-    whole = [path for path in by_step(root) if (path / MANIFEST).exists()]
-    for path in whole[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)

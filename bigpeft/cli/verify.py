@@ -15,9 +15,9 @@ def verify(
 ) -> None:
     """Compare every file with its manifest; exit code 2 when any is damaged."""
     from bigpeft.backbone.sources import packed
+    from bigpeft.checkpoint.keeping import META
     from bigpeft.checkpoint.manifest import MANIFEST
     from bigpeft.checkpoint.manifest import verify as verify_checkpoint
-    from bigpeft.checkpoint.save import META
 
     many = sorted(path.glob("step-*")) or sorted((path / "checkpoints").glob("step-*"))
     one = any((path / name).exists() for name in (MANIFEST, packed.MANIFEST, META))

@@ -69,6 +69,12 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
 
     Runs on one laptop for any size of model: no weights, no process group.
     """
+    if recipe.checkpoint.keep_best and recipe.eval is None:
+        raise RecipeError(
+            "checkpoint.keep_best",
+            "needs an eval section, which says what the best is of",
+            "add one, or remove keep_best",
+        )
     precision = choose_precision(recipe.train.precision)
     fragment = read_fragment(recipe.sharding.fragment)
     accumulation_steps = accumulation(recipe.batch, world.size)

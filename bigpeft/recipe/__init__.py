@@ -15,6 +15,7 @@ from bigpeft.recipe.sections import (
     Section,
     Sharding,
     Train,
+    seconds_of,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "Train",
     "dump_recipe",
     "load_recipe",
+    "seconds_of",
 ]

@@ -1,5 +1,6 @@
 """The recipe: one frozen tree of sections, every key documented where it is defined."""
 
+import re
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
@@ -43,6 +44,28 @@ def one_of(names: list[str]) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def seconds_of(span: str) -> int:
+    """Of a time such as 30min. Raises ValueError for what is none."""
+    found = re.fullmatch(r"([1-9]\d*)(s|min|h)", span)
+    if found is None:
+        raise ValueError("is neither a number nor a time such as 90s, 30min or 2h")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _often(value: int | str) -> int | str:
+    if isinstance(value, str):
+        seconds_of(value)
+    elif value <= 0:
+        raise ValueError("is no number above 0, and no time such as 90s, 30min or 2h")
+    return value
+
+
+Often = Annotated[int | str, _Number, AfterValidator(_often)]
 
 
 class Section(BaseModel):
@@ -234,8 +257,16 @@ class Sharding(Section):
 class Checkpointing(Section):
     """When to save, how much to keep, whether to go on."""
 
-    every: PositiveInt | None = Field(None, description="steps between checkpoints")
+    every: Often | None = Field(
+        None, description="steps between checkpoints, or time: 90s, 30min, 2h"
+    )
     keep: PositiveInt = Field(2, description="newest checkpoints to keep")
+    keep_best: bool = Field(
+        False, description="keep the one with the lowest held-out loss too, of evaluated steps"
+    )
+    keep_every: PositiveInt | None = Field(
+        None, description="keep those whose step is a multiple of this too"
+    )
     resume: str = Field("never", description="auto (newest that verifies), never, or a checkpoint")
 
 

@@ -13,6 +13,7 @@ from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.batches import Batches
+from bigpeft.train.due import SaveTimes
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
 from bigpeft.train.folder import describe_run, open_run
@@ -75,6 +76,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
 
+    save_times = SaveTimes(recipe.checkpoint.every, device)
     with Stops(folder, device) as stops:
         for step in range(done, steps):
             started = time.monotonic()
@@ -90,8 +92,9 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
             progress.after(step + 1, record, rate, seconds, result)
             told = stops.agreed()
             stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
-            if stopping or last or due(recipe.checkpoint.every, step):
-                saver.save(step + 1)
+            if save_times.due(step + 1) or stopping or last:
+                saver.save(step + 1, result, terminal.say)
+                save_times.saved()
             if stopping:
                 progress.finish()
                 by = f" by {told}" if told else ""

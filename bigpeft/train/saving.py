@@ -1,14 +1,16 @@
 """Checkpoints of a run: what identifies it, when it goes on, where it stands."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from bigpeft.checkpoint import Meta, load, loss_scale, read_meta, save, updates_done
+from bigpeft.checkpoint import Keep, Meta, load, loss_scale, read_meta, save, updates_done
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.state import whole_shape
 from bigpeft.placement import evolving
 from bigpeft.plan import Plan
 from bigpeft.train.backbone import Backbone
+from bigpeft.train.evaluate import Result
 
 
 class Saver:
@@ -19,10 +21,12 @@ class Saver:
         self._backbone, self._trained = backbone, backbone.trained
         self._state = evolving(plan.seated)
 
-    def save(self, step: int) -> None:
-        """Write the checkpoint of this step, all ranks together."""
-        keep = self._plan.recipe.checkpoint.keep
-        save(self._root, self._engine, self._trained, self._state, self._meta(step), keep)
+    def save(self, step: int, result: Result | None, say: Callable[[str], None]) -> None:
+        """Write the checkpoint of this step, evaluated or not, all ranks together."""
+        wanted = self._plan.recipe.checkpoint
+        keep = Keep(wanted.keep, wanted.keep_best, wanted.keep_every)
+        meta = replace(self._meta(step), eval_loss=result.eval_loss if result else None)
+        save(self._root, self._engine, self._trained, self._state, meta, keep, say)
 
     def resume(self, found: Path | None, say: Callable[[str], None]) -> int:
         """Restore what was found; returns the steps already done, 0 for a fresh run."""

@@ -31,8 +31,8 @@ def answer_span(text: str, turns: Sequence[Turn], index: int, render: Render) ->
     """
     start = _start(text, turns, index, render)
     end = _end(text, turns, index, render)
-    content, body = turns[index].content.strip(), text[start:end].rstrip()
-    if body and not (content and body.endswith(content)):  # a mark follows the content
+    body = text[start:end].rstrip()
+    if body and _has_mark(text, start, body, turns, index, render):
         end = start + len(body)
     if end <= start:
         raise RowError(
@@ -40,6 +40,22 @@ def answer_span(text: str, turns: Sequence[Turn], index: int, render: Render) ->
             "train on the last answer only (data.loss_on: last), or set data.template",
         )
     return start, end
+
+
+def _has_mark(
+    text: str, start: int, body: str, turns: Sequence[Turn], index: int, render: Render
+) -> bool:
+    """Whether an end-of-turn mark follows the content in `body`, which begins at `start` and has no
+    space at its end.
+    """
+    content = turns[index].content.strip()
+    if not content or not body.endswith(content):
+        return True
+    if body.lstrip() == content:
+        return False
+    # The mark itself may end like the content: "<|im_end|>" after an answer of ">".
+    content_end = len(text) - _shared_tail(text, render(_exchanged(turns, index), False))
+    return bool(body[content_end - start :].strip())
 
 
 def _start(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:

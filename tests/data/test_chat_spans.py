@@ -68,6 +68,13 @@ def test_any_text_is_learned_exactly(pairs):
     assert render(turns, None, QUIET) == piecewise(turns, QUIET)
 
 
+@pytest.mark.parametrize("answer", [">", "|>", "<|im_end|>", "end|>", "a>"])
+def test_an_answer_that_ends_like_the_end_mark_is_learned_exactly(answer, tokenizer):
+    turns = (Turn("user", "0"), Turn("assistant", answer), Turn("user", "and?"))
+
+    assert render(turns, None, tokenizer) == piecewise(turns, tokenizer)
+
+
 def test_all_learns_every_token_but_the_first_which_nothing_predicts(tokenizer):
     _, targets = render(TURNS, None, tokenizer, "all")
 

@@ -1,7 +1,7 @@
 """Which tensor of the source fills which place of the skeleton."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -49,9 +49,10 @@ def fill_slots(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> li
     return sorted(slots, key=lambda slot: (-slot.numel, slot.key))
 
 
-def aliases(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> set[str]:
+def aliases(
+    model: PreTrainedModel, slots: Sequence[Slot], shapes: dict[str, tuple[int, ...]]
+) -> set[str]:
     """Keys of the source that name a tied tensor once more, beside the one that fills its slot."""
-    slots = fill_slots(model, shapes)
     used = {slot.key for slot in slots}
     named = {name for slot in slots for name in slot.names}
     return {key for name, key in _keys(model, slots, shapes).items() if name in named} - used
@@ -95,7 +96,7 @@ def _stored(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _keys(
-    model: PreTrainedModel, slots: list[Slot], shapes: dict[str, tuple[int, ...]]
+    model: PreTrainedModel, slots: Sequence[Slot], shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, str]:
     """The model's name of every tensor of the source → its key there.
 

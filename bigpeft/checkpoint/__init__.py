@@ -1,6 +1,6 @@
 """Checkpoints: sharded safetensors through torch DCP, a manifest, one rename. No pickle."""
 
-from bigpeft.checkpoint.keeping import Keep
+from bigpeft.checkpoint.keeping import Keep, step_of
 from bigpeft.checkpoint.load import find, load, loss_scale, read_meta
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta
@@ -15,6 +15,7 @@ __all__ = [
     "loss_scale",
     "read_meta",
     "save",
+    "step_of",
     "training_state",
     "updates_done",
     "verify",

@@ -8,6 +8,7 @@ from pathlib import Path
 from bigpeft.checkpoint.manifest import MANIFEST
 
 META = "meta.json"
+_PREFIX = "step-"
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,20 @@ class Keep:
     every: int | None = None
 
 
+def folder_of(step: int) -> str:
+    """step-000100"""
+    return f"{_PREFIX}{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    """100 for step-000100"""
+    return int(folder.name.removeprefix(_PREFIX))
+
+
 def by_step(root: Path) -> list[Path]:
     """Checkpoint folders under their final names, oldest first."""
-    found = {path: path.name.removeprefix("step-") for path in root.glob("step-*")}
-    return sorted((p for p, step in found.items() if step.isdigit()), key=lambda p: int(found[p]))
+    found = root.glob(f"{_PREFIX}*")
+    return sorted((p for p in found if p.name.removeprefix(_PREFIX).isdigit()), key=step_of)
 
 
 def drop_old(root: Path, keep: Keep) -> None:
@@ -32,7 +43,7 @@ def drop_old(root: Path, keep: Keep) -> None:
     whole = [path for path in by_step(root) if (path / MANIFEST).exists()]
     stay = set(whole[-keep.newest :])
     if keep.every is not None:
-        stay |= {p for p in whole if int(p.name.removeprefix("step-")) % keep.every == 0}
+        stay |= {p for p in whole if step_of(p) % keep.every == 0}
     best = min(whole, key=_eval_loss, default=None) if keep.best else None
     for path in whole:
         if path not in stay and path != best:

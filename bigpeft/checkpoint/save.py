@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from bigpeft.checkpoint.engine import Engine
-from bigpeft.checkpoint.keeping import META, Keep, drop_old
+from bigpeft.checkpoint.keeping import META, Keep, drop_old, folder_of
 from bigpeft.checkpoint.manifest import sync_folder, verify, write_manifest
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import read_rng
@@ -25,11 +25,6 @@ from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
 
 STATE = "state.safetensors"
-
-
-def folder_of(step: int) -> str:
-    """step-000100"""
-    return f"step-{step:06d}"
 
 
 def save(

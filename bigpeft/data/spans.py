@@ -54,8 +54,7 @@ def _has_mark(
     if body.lstrip() == content:
         return False
     # The mark itself may end like the content: "<|im_end|>" after an answer of ">".
-    content_end = len(text) - _shared_tail(text, render(_exchanged(turns, index), False))
-    return bool(body[content_end - start :].strip())
+    return bool(body[_content_end(text, turns, index, render) - start :].strip())
 
 
 def _start(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
@@ -73,12 +72,16 @@ def _end(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
     upto = _attempt(render, turns[: index + 1], False)
     if upto is not None and text.startswith(upto):
         return len(upto)
-    content_end = len(text) - _shared_tail(text, render(_exchanged(turns, index), False))
+    content_end = _content_end(text, turns, index, render)
     if upto is None:
         return content_end
     last = _attempt(render, _exchanged(turns[: index + 1], index), False) or ""
     mark = upto[len(upto) - _shared_tail(upto, last) :].rstrip()
     return content_end + len(mark) if text.startswith(mark, content_end) else content_end
+
+
+def _content_end(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
+    return len(text) - _shared_tail(text, render(_exchanged(turns, index), False))
 
 
 def _exchanged(turns: Sequence[Turn], index: int) -> tuple[Turn, ...]:

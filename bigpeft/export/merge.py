@@ -93,16 +93,16 @@ def merge(
     refuse_unmergeable(run)
     source, layout = run.open_weights(), written.layout()
     _refuse_missing_base(run, source, base)
-    slots = {slot.key: slot for slot in fill_slots(run.model, source.shapes())}
-    twice = aliases(run.model, source.shapes())
-    cut = run.recipe.model.layers is not None
-    rest = source.shapes().keys() - twice if layout.whole and not cut else set()
-    names = [key for key in source.shapes() if key in slots or key in rest]
+    shapes = source.shapes()
+    slots = {slot.key: slot for slot in fill_slots(run.model, shapes)}
+    twice = aliases(run.model, list(slots.values()), shapes)
+    whole = layout.whole and run.recipe.model.layers is None
+    names = [key for key in shapes if key in slots or (whole and key not in twice)]
     few = [slots[key] for key in names if key in slots] if layout.whole and base == "dense" else []
     by_rows = ByRows(run, source, few)
     bundles = [
         replace(
-            layout.bundle(slots.get(key), key, source.dtype(key), source.shapes()[key]),
+            layout.bundle(slots.get(key), key, source.dtype(key), shapes[key]),
             pieces=by_rows.pieces(key),
         )
         for key in names

@@ -69,12 +69,7 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
 
     Runs on one laptop for any size of model: no weights, no process group.
     """
-    if recipe.checkpoint.keep_best and recipe.eval is None:
-        raise RecipeError(
-            "checkpoint.keep_best",
-            "needs an eval section, which says what the best is of",
-            "add one, or remove keep_best",
-        )
+    _refuse_the_best_of_nothing(recipe)
     precision = choose_precision(recipe.train.precision)
     fragment = read_fragment(recipe.sharding.fragment)
     accumulation_steps = accumulation(recipe.batch, world.size)
@@ -119,6 +114,15 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
         ds_config=ds_config,
         held=held,
     )
+
+
+def _refuse_the_best_of_nothing(recipe: Recipe) -> None:
+    if recipe.checkpoint.keep_best and recipe.eval is None:
+        raise RecipeError(
+            "checkpoint.keep_best",
+            "needs an eval section, which says what the best is of",
+            "add one, or remove keep_best",
+        )
 
 
 def choose_precision(wanted: str) -> str:

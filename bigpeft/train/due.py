@@ -1,4 +1,4 @@
-"""When it is time to save: every so many steps, or every so many minutes."""
+"""What is due after a step: every so many steps, or every so many minutes."""
 
 import time
 
@@ -8,8 +8,13 @@ import torch.distributed as dist
 from bigpeft.recipe import seconds_of
 
 
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps happens after step `step` (from 1)."""
+    return every is not None and step % every == 0
+
+
 class SaveTimes:
-    """`every` as the recipe says it: steps, a span of time such as 30min, or None for never."""
+    """When to save: `every` is steps, a span of time such as 30min, or None for never."""
 
     def __init__(self, every: int | str | None, device: torch.device) -> None:
         self._steps = every if isinstance(every, int) else None
@@ -22,7 +27,7 @@ class SaveTimes:
         which is that of the first rank's clock.
         """
         if self._seconds is None:
-            return self._steps is not None and step % self._steps == 0
+            return due(self._steps, step)
         late = torch.tensor(time.monotonic() - self._last >= self._seconds, dtype=torch.int32)
         late = late.to(self._device)
         dist.broadcast(late, 0)

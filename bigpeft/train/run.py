@@ -13,7 +13,7 @@ from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.batches import Batches
-from bigpeft.train.due import SaveTimes
+from bigpeft.train.due import SaveTimes, due
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
 from bigpeft.train.folder import describe_run, open_run
@@ -87,7 +87,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
             adapters.after_step(step + 1)
             result = None
             last = step + 1 == steps
-            if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step)):
+            if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step + 1)):
                 result = evaluate(engine, inputs.held_out, world)
             progress.after(step + 1, record, rate, seconds, result)
             told = stops.agreed()
@@ -107,11 +107,6 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
 def _places(plan: Plan) -> str:
     seats = list(plan.seated)
     return f"{len(seats)} linears" if len(seats) > 1 else f"{seats[0]}"
-
-
-def due(every: int | None, step: int) -> bool:
-    """Whether something that happens every so many steps happens after step index `step`."""
-    return every is not None and (step + 1) % every == 0
 
 
 def describe(plan: Plan, rows: int, steps: int) -> str:

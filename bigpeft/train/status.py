@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bigpeft.checkpoint import find
+from bigpeft.checkpoint import find, step_of
 from bigpeft.errors import CheckpointError, FileError
 from bigpeft.train.folder import LOCK, RUN
 from bigpeft.train.metrics import read_rows
@@ -54,7 +54,7 @@ def read_status(folder: Path) -> Status:
     running = _is_held(folder / LOCK)
     damaged: list[str] = []
     checkpoint = _newest_whole(folder / "checkpoints", damaged)
-    saved = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    saved = step_of(checkpoint) if checkpoint else 0
     return Status(
         state=_state(running, step, steps, saved),
         step=step,

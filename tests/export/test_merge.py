@@ -57,6 +57,14 @@ def loss_of(model: Path, folder: Path, weights: str = "none") -> float:
     return summary(folder)["eval_loss_before"]
 
 
+def assert_image_is_the_run(run_folder: Path, place: Path) -> None:
+    """`place`/merged, over the image of the base, has the loss that the run measured at its end."""
+    merge(open_run(run_folder), place / "merged", "image")
+
+    found = loss_of(place / "merged", place / "reader")
+    assert found == pytest.approx(summary(run_folder)["eval_loss_after"], rel=1e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_image_merge_has_the_loss_that_the_run_measured(method, tmp_path):
     folder = exported(tmp_path / "run", *METHODS[method])
@@ -256,10 +264,7 @@ def test_a_base_of_bitsandbytes_merges_with_its_image_alone(over_files, tmp_path
 
     with pytest.raises(RecipeError, match=r"write --base image$"):
         merge(open_run(again), tmp_path / "refused")
-    merge(open_run(again), tmp_path / "merged", "image")
-
-    found = loss_of(tmp_path / "merged", tmp_path / "reader")
-    assert found == pytest.approx(summary(again)["eval_loss_after"], rel=1e-5)
+    assert_image_is_the_run(again, tmp_path)
 
 
 def test_another_base_is_refused_with_its_first_difference(over_files, tmp_path):
@@ -278,10 +283,7 @@ def test_layers_that_were_not_seated_are_the_image_too(over_files, tmp_path):
     only = ["method={name: lora, rank: 4, target_modules: [q_proj]}"]
     world(1).call(train_and_export_plain, folder, over(dense) + only)
 
-    merge(open_run(folder), tmp_path / "merged", "image")
-
-    found = loss_of(tmp_path / "merged", tmp_path / "reader")
-    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+    assert_image_is_the_run(folder, tmp_path)
 
 
 def test_a_start_out_of_the_image_merges_with_the_image_alone(over_files, tmp_path):
@@ -292,9 +294,7 @@ def test_a_start_out_of_the_image_merges_with_the_image_alone(over_files, tmp_pa
     assert read_adapter(folder / "adapter")[1]["base"]["started_from"] == "image"
     with pytest.raises(RecipeError, match=r"(?s)start out of the image.*--base image without"):
         merge(open_run(folder, dense), tmp_path / "refused")
-    merge(open_run(folder), tmp_path / "merged", "image")
-    found = loss_of(tmp_path / "merged", tmp_path / "reader")
-    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+    assert_image_is_the_run(folder, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
@@ -403,10 +403,7 @@ def test_tied_weights_that_a_file_keeps_twice_are_written_once(tmp_path):
     more = ["method={name: lora, rank: 4, train_modules: [embed_tokens]}"]
     world(1).call(train_and_export_plain, folder, over(base) + more)
 
-    merge(open_run(folder), tmp_path / "merged", "image")
-
-    found = loss_of(tmp_path / "merged", tmp_path / "reader")
-    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
+    assert_image_is_the_run(folder, tmp_path)
     merged = load_file(tmp_path / "merged/model.safetensors")
     trained = read_adapter(folder / "adapter")[0]["model.embed_tokens.weight"]
     assert torch.equal(merged["model.embed_tokens.weight"], trained)
@@ -418,12 +415,9 @@ def test_a_cut_model_is_merged_without_the_layers_that_it_left_out(over_files, t
     folder = tmp_path / "run"
     world(1).call(train_and_export_plain, folder, [*over(dense), "model.layers=1"])
 
-    merge(open_run(folder), tmp_path / "merged", "image")
-
+    assert_image_is_the_run(folder, tmp_path)
     names = load_file(tmp_path / "merged/model.safetensors").keys()
     assert not any(name.startswith("model.layers.1.") for name in names)
-    found = loss_of(tmp_path / "merged", tmp_path / "reader")
-    assert found == pytest.approx(summary(folder)["eval_loss_after"], rel=1e-5)
 
 
 def test_the_merged_model_has_the_tokenizer_of_the_run(tmp_path):

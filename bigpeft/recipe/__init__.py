@@ -15,8 +15,8 @@ from bigpeft.recipe.sections import (
     Section,
     Sharding,
     Train,
-    seconds_of,
 )
+from bigpeft.recipe.values import seconds_of
 
 __all__ = [
     "METHOD_SECTIONS",

@@ -17,7 +17,7 @@ from bigpeft.methods import LinearMethod
 
 _NUMBERS = 1 << 19
 """Of a piece, which is written at once."""
-_FEW = 16
+_FEW = 32
 """Rows that are computed at once, and stay in a core's cache."""
 
 

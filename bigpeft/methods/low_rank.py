@@ -168,7 +168,7 @@ class LowRank(Factors):
         wide = at_least_fp32(weight.dtype)
         down = self.inner(self.lora_A.to(wide).t()).t()
         up = self.scaling * self.lora_B[rows].to(wide)
-        return (up @ down).add_(weight).to(weight.dtype)
+        return weight.to(wide, copy=True).addmm_(up, down).to(weight.dtype)
 
     def peft_forms(self, seat: PeftSeat) -> Sequence[PeftForm]:
         """LoRA, with what lies between the factors multiplied into A."""

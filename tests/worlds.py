@@ -34,6 +34,7 @@ class RankPool:
                 target=_serve, args=(theirs, rank, size, port), daemon=True, name=f"rank{rank}"
             )
             process.start()
+            theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
 
@@ -47,7 +48,7 @@ class RankPool:
             waiting = {p: r for r, p in enumerate(self._pipes) if r not in answers}
             ready = wait(list(waiting), patience)
             for pipe in ready:
-                answers[waiting[pipe]] = pipe.recv()
+                answers[waiting[pipe]] = _answer(pipe)
             failed = [rank for rank in sorted(answers) if answers[rank][0]]
             if failed and not ready:
                 break
@@ -66,6 +67,13 @@ class RankPool:
             process.terminate()
         for process in self._processes:
             process.join()
+
+
+def _answer(pipe: Connection) -> tuple[bool, Any]:
+    try:
+        return pipe.recv()  # type: ignore[no-any-return]
+    except EOFError:
+        return True, "the process is dead"
 
 
 _pools: dict[int, RankPool] = {}

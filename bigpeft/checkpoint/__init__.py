@@ -1,20 +1,23 @@
 """Checkpoints: sharded safetensors through torch DCP, a manifest, one rename. No pickle."""
 
 from bigpeft.checkpoint.keeping import Keep, step_of
-from bigpeft.checkpoint.load import find, load, loss_scale, read_meta
+from bigpeft.checkpoint.load import find, load, loss_scale
 from bigpeft.checkpoint.manifest import verify
-from bigpeft.checkpoint.meta import Meta
-from bigpeft.checkpoint.save import save
+from bigpeft.checkpoint.meta import Meta, read_meta
+from bigpeft.checkpoint.snapshot import Camera, Snapshot
 from bigpeft.checkpoint.state import training_state, updates_done
+from bigpeft.checkpoint.writer import Writer
 
 __all__ = [
+    "Camera",
     "Keep",
     "Meta",
+    "Snapshot",
+    "Writer",
     "find",
     "load",
     "loss_scale",
     "read_meta",
-    "save",
     "step_of",
     "training_state",
     "updates_done",

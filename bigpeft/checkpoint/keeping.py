@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +37,25 @@ def by_step(root: Path) -> list[Path]:
     return sorted((p for p in found if p.name.removeprefix(_PREFIX).isdigit()), key=step_of)
 
 
-def drop_old(root: Path, keep: Keep) -> None:
-    """Delete the others, and what an earlier crash left half-written."""
-    for path in root.glob("step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+def superfluous(root: Path, keep: Keep) -> list[Path]:
+    """Checkpoints that do not stay."""
     whole = [path for path in by_step(root) if (path / MANIFEST).exists()]
     stay = set(whole[-keep.newest :])
     if keep.every is not None:
         stay |= {p for p in whole if step_of(p) % keep.every == 0}
     best = min(whole, key=_eval_loss, default=None) if keep.best else None
-    for path in whole:
-        if path not in stay and path != best:
-            shutil.rmtree(path, ignore_errors=True)
+    return [path for path in whole if path not in stay and path != best]
+
+
+def half_written(root: Path) -> list[Path]:
+    """What an earlier crash left."""
+    return sorted(root.glob(f"{_PREFIX}*.tmp"))
+
+
+def delete(folders: Iterable[Path]) -> None:
+    """As far as it is possible."""
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _eval_loss(path: Path) -> float:

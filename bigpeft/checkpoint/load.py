@@ -1,24 +1,26 @@
 """Load: find the newest checkpoint that verifies, and put its state back on any world size."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from bigpeft.checkpoint.engine import Engine
-from bigpeft.checkpoint.keeping import META, by_step
-from bigpeft.checkpoint.manifest import verify
-from bigpeft.checkpoint.meta import Meta
+from bigpeft.checkpoint.keeping import by_step
+from bigpeft.checkpoint.manifest import FIX, verify
+from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.rng import write_rng
-from bigpeft.checkpoint.save import STATE, slice_of
-from bigpeft.checkpoint.state import MOMENTS, training_state
+from bigpeft.checkpoint.save import STATE, sharded, whole_size
+from bigpeft.checkpoint.state import MOMENTS, piece_of, training_state
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
 
@@ -51,27 +53,16 @@ def find(root: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def read_meta(path: Path) -> Meta:
-    """meta.json of a verified checkpoint."""
-    return Meta(**json.loads((path / META).read_text()))
-
-
 def load(
     path: Path, engine: Engine, parameters: Sequence[Trained], state: Mapping[str, Tensor]
 ) -> None:
     """Restore masters, moments, live copies, `state` and random states. Collective over all ranks.
 
-    Each rank reads its slices; one whole parameter at a time is put together from them.
+    Each rank reads its slices; one whole parameter at a time is put together from them. Raises
+    CheckpointError where the files do not hold what meta.json says.
     """
     meta = read_meta(path)
-    mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
-    empty = {item.name: torch.zeros(_shape(meta, item)) for item in parameters}
-    slices = {
-        key: slice_of(empty[item.name].to(engine.device), mesh)
-        for item in parameters
-        for key in (item.name, *(f"{item.name}.{moment}" for moment in MOMENTS))
-    }
-    load_sharded(slices, storage_reader=HuggingFaceStorageReader(str(path)))
+    slices = _read_slices(path, meta, engine, parameters)
     training = training_state(engine)
     training.create_moments(meta.updates)
     for item in parameters:
@@ -80,12 +71,43 @@ def load(
             whole = slices.pop(key).full_tensor().view(_shape(meta, item))
             training.write(item.parameter, moment, whole)
     if state:
-        for name, saved in load_file(path / STATE).items():
-            state[name].copy_(saved)
+        _restore_state(path / STATE, state)
     _restore_scale(engine, meta)
     rng = path / f"rng-{dist.get_rank():05d}.safetensors"
     if rng.is_file():
         write_rng(load_file(rng))
+
+
+def _read_slices(
+    path: Path, meta: Meta, engine: Engine, parameters: Sequence[Trained]
+) -> dict[str, DTensor]:
+    mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
+    slices = {}
+    for item in parameters:
+        for key in (item.name, *(f"{item.name}.{moment}" for moment in MOMENTS)):
+            size = whole_size(meta.parameters, key)
+            mine = torch.zeros_like(
+                piece_of(torch.empty(size, device="meta")), device=engine.device
+            )
+            slices[key] = sharded(mine, size, mesh)
+    try:
+        load_sharded(slices, storage_reader=HuggingFaceStorageReader(str(path)))
+    except CheckpointException as error:
+        _, (problem, _) = next(iter(error.failures.items()))
+        raise CheckpointError(str(path), f"cannot be read ({problem})", FIX) from error
+    return slices
+
+
+def _restore_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError for other tensors than the run has."""
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(str(path), f"cannot be read ({error})", FIX) from error
+    if {k: t.shape for k, t in saved.items()} != {k: t.shape for k, t in state.items()}:
+        raise CheckpointError(str(path), "holds other tensors than this method keeps", FIX)
+    for name, tensor in saved.items():
+        state[name].copy_(tensor)
 
 
 def _shape(meta: Meta, item: Trained) -> list[int]:

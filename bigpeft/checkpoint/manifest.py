@@ -6,20 +6,35 @@ A folder without a manifest that verifies is no checkpoint, whatever its name sa
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bigpeft.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 _VERSION = 1
+FIX = "use another checkpoint; checkpoint.resume=auto takes the newest that verifies"
+
+Files = Mapping[str, Mapping[str, Any]]
+"""Name, relative to the checkpoint → {bytes, sha256}."""
 
 
-def write_manifest(folder: Path) -> None:
-    """Hash every file of the folder and put the manifest on disk, synced."""
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in _names(folder)
-    }
+def described(folder: Path, name: str) -> dict[str, Any]:
+    """What a manifest says of a file, once the file is on disk."""
+    path = folder / name
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def write_manifest(folder: Path, files: Files | None = None) -> None:
+    """Put the manifest on disk, synced; of all files of the folder, unless their entries are given
+    by whoever wrote them.
+    """
+    if files is None:
+        files = {name: described(folder, name) for name in _names(folder)}
     body = json.dumps(files, sort_keys=True)
     content = {"version": _VERSION, "files": files, "sha256": _text_hash(body)}
     with (folder / MANIFEST).open("w") as file:
@@ -29,31 +44,42 @@ def write_manifest(folder: Path) -> None:
     sync_folder(folder)
 
 
-def verify(folder: Path) -> None:
-    """Raises CheckpointError, naming the first file that is missing, damaged or foreign."""
+def read_manifest(folder: Path) -> Files:
+    """Raises CheckpointError where it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text())
         files = content["files"]
-        intact = content["sha256"] == _text_hash(json.dumps(files, sort_keys=True))
-        if not intact or content["version"] != _VERSION:
-            raise ValueError("its own checksum or version is wrong")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(str(path), f"is no manifest ({error})", _FIX) from error
+        if content["sha256"] != _text_hash(json.dumps(files, sort_keys=True)):
+            raise ValueError("its own checksum is wrong")
+        if content["version"] != _VERSION:
+            raise ValueError(f"version {content['version']}, this bigpeft reads {_VERSION}")
+        if not all({"bytes", "sha256"} <= entry.keys() for entry in files.values()):
+            raise ValueError("a file has no size or no sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(str(path), f"is no manifest ({error})", FIX) from error
+    return dict(files)
+
+
+def verify(folder: Path) -> None:
+    """Raises CheckpointError, naming the first file that is missing, damaged or foreign."""
+    files = read_manifest(folder)
     extra = sorted(set(_names(folder)) - set(files))
     if extra:
-        raise CheckpointError(str(folder / extra[0]), "is not in the manifest", _FIX)
+        raise CheckpointError(str(folder / extra[0]), "is not in the manifest", FIX)
+    compare(folder, files)
+
+
+def compare(folder: Path, files: Files) -> None:
+    """Raises CheckpointError, naming the first of `files` that is not as it is said to be."""
     for name, expected in files.items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()):
-            raise CheckpointError(str(file), "points out of the checkpoint", _FIX)
+            raise CheckpointError(str(file), "points out of the checkpoint", FIX)
         if not file.is_file():
-            raise CheckpointError(str(file), "is missing", _FIX)
+            raise CheckpointError(str(file), "is missing", FIX)
         if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
-            raise CheckpointError(str(file), "is damaged: its sha256 is not the manifest's", _FIX)
-
-
-_FIX = "use another checkpoint; checkpoint.resume=auto takes the newest that verifies"
+            raise CheckpointError(str(file), "is damaged: its sha256 is not the manifest's", FIX)
 
 
 def _names(folder: Path) -> list[str]:

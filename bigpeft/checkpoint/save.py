@@ -1,111 +1,136 @@
-"""Save: every rank writes its slices, the first rank vouches for all files, then one rename."""
+"""Save: every rank writes its slices and vouches for them, then one rename.
+
+Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
+"""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from bigpeft.checkpoint.engine import Engine
-from bigpeft.checkpoint.keeping import META, Keep, drop_old, folder_of
-from bigpeft.checkpoint.manifest import sync_folder, verify, write_manifest
-from bigpeft.checkpoint.meta import Meta
-from bigpeft.checkpoint.rng import read_rng
-from bigpeft.checkpoint.state import MOMENTS, training_state
+from bigpeft.checkpoint.agreement import agreed
+from bigpeft.checkpoint.keeping import META, Keep, delete, folder_of, half_written, superfluous
+from bigpeft.checkpoint.manifest import (
+    compare,
+    described,
+    read_manifest,
+    sync_folder,
+    write_manifest,
+)
+from bigpeft.checkpoint.snapshot import Snapshot
 from bigpeft.errors import CheckpointError
-from bigpeft.placement import Trained
 
 STATE = "state.safetensors"
 
 
-def save(
-    root: Path,
-    engine: Engine,
-    parameters: Sequence[Trained],
-    state: Mapping[str, Tensor],
-    meta: Meta,
-    keep: Keep,
-    say: Callable[[str], None],
-) -> Path:
-    """Write `root`/step-N and drop what `keep` does not. Collective over all ranks.
+def save(root: Path, snapshot: Snapshot, keep: Keep, group: dist.ProcessGroup) -> list[str]:
+    """Write `root`/step-N and drop what `keep` does not. Collective over `group`, of all ranks.
 
-    `state` are tensors that change in training beside the trained ones, equal on all ranks. Nothing
-    is dropped before the new checkpoint has been read back and verified; `say` tells where it is
-    damaged.
-
-    Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
+    Nothing is dropped before the new checkpoint has been read back; returns what there is to say
+    of that. Raises CheckpointError on all ranks where one of them cannot write; then nothing new is
+    left.
     """
-    final = root / folder_of(meta.step)
-    temporary = final.with_suffix(".tmp")
-    first = dist.get_rank() == 0
-    if first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    save_sharded(
-        sharded_state(engine, parameters),
-        storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
-    )
-    save_file(read_rng(engine.device), temporary / f"rng-{dist.get_rank():05d}.safetensors")
-    dist.barrier()
-    if first:
-        if state:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-            save_file(tensors, temporary / STATE)
-        (temporary / META).write_text(json.dumps(meta.as_json(), indent=1))
-        _sync_files(temporary)
-        write_manifest(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        sync_folder(root)
-        (root / "latest").write_text(final.name + "\n")
-        _drop_old(root, final, keep, say)
-    dist.barrier()
-    return final
-
-
-def sharded_state(engine: Engine, parameters: Sequence[Trained]) -> dict[str, Any]:
-    """Name and name.moment → this rank's slice as a DTensor over the flat parameter."""
-    mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
-    state = training_state(engine)
-    tensors: dict[str, Any] = {}
-    for item in parameters:
-        for moment in (None, *MOMENTS):
-            name = item.name if moment is None else f"{item.name}.{moment}"
-            tensors[name] = slice_of(state.read(item.parameter, moment), mesh)
-    return tensors
-
-
-def slice_of(whole: Tensor, mesh: DeviceMesh) -> DTensor:
-    """The piece of a flattened tensor that this rank keeps, cut as torch.chunk cuts."""
-    flat = whole.detach().reshape(-1).float()
-    size = -(-flat.numel() // mesh.size())
-    mine = flat[size * mesh.get_rank() : size * (mesh.get_rank() + 1)].clone()
-    return DTensor.from_local(
-        mine, mesh, [Shard(0)], run_check=False, shape=flat.shape, stride=(1,)
-    )
-
-
-def _drop_old(root: Path, new: Path, keep: Keep, say: Callable[[str], None]) -> None:
+    temporary = (root / folder_of(snapshot.meta.step)).with_suffix(".tmp")
     try:
-        verify(new)
-    except CheckpointError as error:
-        say(f"{error.what} {error.why}, just after it was written; older checkpoints are kept")
-    else:
-        drop_old(root, keep)
+        _write(temporary, snapshot, group)
+    except CheckpointError:
+        if dist.get_rank(group) == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return _drop_old(root, temporary.with_suffix(""), keep, group)
 
 
-def _sync_files(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def _write(temporary: Path, snapshot: Snapshot, group: dist.ProcessGroup) -> None:
+    what, rank = str(temporary), dist.get_rank(group)
+    with agreed(group, what):
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+    mine: dict[str, Any] = {}
+    with agreed(group, what):
+        save_sharded(
+            _sharded(snapshot, group),
+            storage_writer=HuggingFaceStorageWriter(what, save_distributed=True),
+            process_group=group,
+        )
+        own = [path.name for path in temporary.glob(f"shard-{rank + 1:05d}-*")]
+        own.append(_write_tensors(temporary, f"rng-{rank:05d}.safetensors", snapshot.rng))
+        mine = {name: described(temporary, name) for name in own}
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, mine, group)
+    with agreed(group, what):
+        if rank == 0:
+            files = {name: entry for files in everyone for name, entry in files.items()}
+            _vouch(temporary, files, snapshot)
+            _rename(temporary)
+
+
+def _vouch(temporary: Path, files: dict[str, Any], snapshot: Snapshot) -> None:
+    """Add what all ranks have in common, and the manifest."""
+    (temporary / META).write_text(json.dumps(snapshot.meta.as_json(), indent=1))
+    common = [META]
+    if snapshot.state:
+        common.append(_write_tensors(temporary, STATE, snapshot.state))
+    write_manifest(temporary, files | {name: described(temporary, name) for name in common})
+
+
+def _rename(temporary: Path) -> None:
+    final, root = temporary.with_suffix(""), temporary.parent
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    sync_folder(root)
+    (root / "latest").write_text(final.name + "\n")
+
+
+def _write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> str:
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    return name
+
+
+def _drop_old(root: Path, new: Path, keep: Keep, group: dist.ProcessGroup) -> list[str]:
+    """The ranks share the reading."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    old = [superfluous(root, keep)] if rank == 0 else [None]
+    dist.broadcast_object_list(old, 0, group)
+    if old[0]:
+        try:
+            with agreed(group, str(new)):
+                files = read_manifest(new)
+                compare(new, {name: files[name] for name in sorted(files)[rank::size]})
+        except CheckpointError as error:
+            return [f"{error.why}, just after it was written; older checkpoints are kept"]
+    if rank == 0:
+        delete([*(old[0] or []), *half_written(root)])
+    return []
+
+
+def _sharded(snapshot: Snapshot, group: dist.ProcessGroup) -> dict[str, Any]:
+    """Name and name.moment → a DTensor over the flat parameter."""
+    mesh = DeviceMesh.from_group(group, "cpu")
+    return {
+        name: sharded(piece, whole_size(snapshot.meta.parameters, name), mesh)
+        for name, piece in snapshot.slices.items()
+    }
+
+
+def whole_size(parameters: Mapping[str, list[int]], name: str) -> int:
+    """Numbers of a whole parameter or moment, by the shapes of parameters."""
+    return math.prod(parameters[name if name in parameters else name.rpartition(".")[0]])
+
+
+def sharded(piece: Tensor, size: int, mesh: DeviceMesh) -> DTensor:
+    """`size` numbers, of which `piece` is what torch.chunk gives this rank."""
+    shape = torch.Size([size])
+    return DTensor.from_local(piece, mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,))

@@ -8,10 +8,13 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
     safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
@@ -42,6 +45,12 @@ class TrainingState(ABC):
         if key is not None and not self._has_moments():
             return torch.zeros(whole_shape(parameter), device=parameter.device)
         return self._read(parameter, key)
+
+    def slice(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """What torch.chunk gives this rank of the flattened master or moment; maybe a view of
+        what the next update changes.
+        """
+        return piece_of(self.read(parameter, key))
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         """Set it; writing a master also refreshes the copy that the model computes with."""
@@ -114,8 +123,30 @@ def whole_shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
+def piece_of(whole: Tensor) -> Tensor:
+    """What torch.chunk gives this rank of a flattened tensor."""
+    flat = whole.detach().reshape(-1).float()
+    size = -(-flat.numel() // dist.get_world_size())
+    return flat[size * dist.get_rank() :][:size]
+
+
 class _Sharded(TrainingState):
     """ZeRO-3: each rank holds one padded slice of every parameter."""
+
+    def slice(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """ZeRO's own slice, without its padding, where all ranks share the parameter."""
+        group = parameter.ds_process_group  # type: ignore[attr-defined]
+        if dist.get_world_size(group) != dist.get_world_size():
+            return super().slice(parameter, key)
+        if key is None:
+            local = safe_get_local_fp32_param(parameter)
+        elif self._has_moments():
+            local = safe_get_local_optimizer_state(parameter, key)
+        else:
+            local = torch.zeros(parameter.ds_tensor.numel(), device=parameter.device)  # type: ignore[attr-defined]
+        assert isinstance(local, Tensor)
+        left = whole_shape(parameter).numel() - local.numel() * dist.get_rank()
+        return local.detach()[: max(0, left)]
 
     def _masters(self) -> list[Tensor]:
         return self._optimizer.fp32_partitioned_groups_flat

@@ -1,10 +1,11 @@
 """The recipe: what was asked, from YAML and the command line to one checked, frozen tree."""
 
+from bigpeft.recipe.checkpointing import CHANGEABLE, Checkpointing
 from bigpeft.recipe.load import dump_recipe, load_recipe
+from bigpeft.recipe.section import Section
 from bigpeft.recipe.sections import (
     METHOD_SECTIONS,
     Batch,
-    Checkpointing,
     Data,
     Evaluation,
     MethodSection,
@@ -12,13 +13,13 @@ from bigpeft.recipe.sections import (
     Optimizer,
     Recipe,
     Run,
-    Section,
     Sharding,
     Train,
 )
 from bigpeft.recipe.values import seconds_of
 
 __all__ = [
+    "CHANGEABLE",
     "METHOD_SECTIONS",
     "Batch",
     "Checkpointing",

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 
 from bigpeft.errors import RecipeError
 from bigpeft.recipe.aliases import FOREIGN_METHODS, either, sections, unknown_key
-from bigpeft.recipe.sections import METHOD_SECTIONS, Recipe, Section
+from bigpeft.recipe.section import Section
+from bigpeft.recipe.sections import METHOD_SECTIONS, Recipe
 
 KeyPath = tuple[str, ...]
 

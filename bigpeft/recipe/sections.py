@@ -2,33 +2,22 @@
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    create_model,
-    model_validator,
-)
+from pydantic import Field, create_model, model_validator
 
 from bigpeft.data import formats
 from bigpeft.methods import Mpc, methods
 from bigpeft.quant import codecs
+from bigpeft.recipe.checkpointing import Checkpointing
+from bigpeft.recipe.section import Section
 from bigpeft.recipe.values import (
     NonNegativeFloat,
     NonNegativeInt,
-    Often,
     PositiveFloat,
     PositiveInt,
     Share,
     Targets,
     one_of,
 )
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -211,22 +200,6 @@ class Sharding(Section):
     )
 
 
-class Checkpointing(Section):
-    """When to save, how much to keep, whether to go on."""
-
-    every: Often | None = Field(
-        None, description="steps between checkpoints, or time: 90s, 30min, 2h"
-    )
-    keep: PositiveInt = Field(2, description="newest checkpoints to keep")
-    keep_best: bool = Field(
-        False, description="keep the one with the lowest held-out loss too, of evaluated steps"
-    )
-    keep_every: PositiveInt | None = Field(
-        None, description="keep those whose step is a multiple of this too"
-    )
-    resume: str = Field("never", description="auto (newest that verifies), never, or a checkpoint")
-
-
 class Recipe(Section):
     """A whole run."""
 
@@ -240,4 +213,4 @@ class Recipe(Section):
     run: Run
     train: Train
     sharding: Sharding = Sharding()  # type: ignore[call-arg]
-    checkpoint: Checkpointing = Checkpointing()  # type: ignore[call-arg]
+    checkpoint: Checkpointing = Checkpointing()  # type: ignore[valid-type]

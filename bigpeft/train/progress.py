@@ -16,18 +16,20 @@ from bigpeft.train.engine import peak_memory
 from bigpeft.train.evaluate import Result
 from bigpeft.train.folder import write_json
 from bigpeft.train.metrics import MetricsFile, read_rows
+from bigpeft.train.saving import Position
 from bigpeft.train.step import StepRecord
 from bigpeft.train.terminal import Terminal
 
 BEFORE = "before.json"
 
 
-def total_steps(recipe: Recipe, rows: int) -> int:
-    """train.steps, or the steps that train.epochs passes over the rows take."""
+def total_steps(recipe: Recipe, rows: int, start: Position) -> int:
+    """train.steps, or the steps after which train.epochs passes over the rows are made."""
     if recipe.train.steps is not None:
         return recipe.train.steps
     assert recipe.train.epochs is not None
-    return max(1, math.ceil(recipe.train.epochs * rows / recipe.batch.global_size))
+    left = math.ceil((recipe.train.epochs * rows - start.rows) / recipe.batch.global_size)
+    return max(1, start.step + max(0, left))
 
 
 class Progress:

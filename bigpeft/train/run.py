@@ -19,7 +19,7 @@ from bigpeft.train.evaluate import evaluate
 from bigpeft.train.folder import describe_run, open_run
 from bigpeft.train.inputs import read_inputs
 from bigpeft.train.progress import Progress, total_steps
-from bigpeft.train.saving import Saver
+from bigpeft.train.saving import Position, Saver
 from bigpeft.train.schedule import Schedule
 from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
@@ -56,7 +56,8 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     weights = open_backbone(plan, terminal.say)
     found = find(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     inputs = read_inputs(plan, folder)
-    steps = total_steps(recipe, len(inputs.tokens))
+    start = Position.of(found)
+    done, steps = start.step, total_steps(recipe, len(inputs.tokens), start)
     if world.is_first:
         describe_run(folder, plan, steps)
     terminal.say(describe(plan, len(inputs.tokens), steps))
@@ -64,10 +65,9 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     device = join_processes(world)
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)
-    saver = Saver(folder / "checkpoints", plan, engine, backbone)
     start_from(plan, engine, backbone, found is not None, terminal.say)
-    done = saver.resume(found, terminal.say)
-    batches = Batches(inputs.tokens, inputs.pad_id, plan)
+    saver = Saver(folder / "checkpoints", plan, engine, backbone, found, terminal.say)
+    batches = Batches(inputs.tokens, inputs.pad_id, plan, start)
     schedule = Schedule.of(recipe.optimizer, steps)
     adapters = Adapters(plan.seated, engine, steps)
     for remark in (*backbone.remarks(), *adapters.remarks()):
@@ -93,13 +93,16 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
             told = stops.agreed()
             stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
             if save_times.due(step + 1) or stopping or last:
-                saver.save(step + 1, result, terminal.say)
+                saver.save(step + 1, result)
                 save_times.saved()
+            saver.look()
             if stopping:
+                saver.finish()
                 progress.finish()
                 by = f" by {told}" if told else ""
                 raise StoppedEarly(f"stopped{by} after step {step + 1} of {steps}")
 
+    saver.finish()
     progress.summarise(plan)
     return Finished(plan, engine, backbone)
 

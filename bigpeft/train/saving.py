@@ -1,10 +1,19 @@
 """Checkpoints of a run: what identifies it, when it goes on, where it stands."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bigpeft.checkpoint import Keep, Meta, load, loss_scale, read_meta, save, updates_done
+from bigpeft.checkpoint import (
+    Camera,
+    Keep,
+    Meta,
+    Writer,
+    load,
+    loss_scale,
+    read_meta,
+    updates_done,
+)
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.state import whole_shape
 from bigpeft.placement import evolving
@@ -13,39 +22,78 @@ from bigpeft.train.backbone import Backbone
 from bigpeft.train.evaluate import Result
 
 
+@dataclass(frozen=True)
+class Position:
+    """Optimizer steps done, and rows of the data seen in them."""
+
+    step: int = 0
+    rows: int = 0
+
+    @classmethod
+    def of(cls, checkpoint: Path | None) -> "Position":
+        """Where a run stands that goes on from this checkpoint, or begins."""
+        if checkpoint is None:
+            return cls()
+        meta = read_meta(checkpoint)
+        return cls(meta.step, meta.rows)
+
+    def rows_before(self, step: int, size: int) -> int:
+        """Rows seen before step `step` (from 0), `size` of them in each step from here on."""
+        return self.rows + (step - self.step) * size
+
+
 class Saver:
-    """Saves and resumes one run."""
+    """Saves and resumes one run; all calls are collective over all ranks.
 
-    def __init__(self, root: Path, plan: Plan, engine: Engine, backbone: Backbone) -> None:
-        self._root, self._plan, self._engine = root, plan, engine
-        self._backbone, self._trained = backbone, backbone.trained
-        self._state = evolving(plan.seated)
+    `found` is the checkpoint that it goes on from. Raises CheckpointError for one of another run,
+    and where the disk does not take a checkpoint.
+    """
 
-    def save(self, step: int, result: Result | None, say: Callable[[str], None]) -> None:
-        """Write the checkpoint of this step, evaluated or not, all ranks together."""
-        wanted = self._plan.recipe.checkpoint
+    def __init__(
+        self,
+        root: Path,
+        plan: Plan,
+        engine: Engine,
+        backbone: Backbone,
+        found: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._plan, self._engine, self._backbone = plan, engine, backbone
+        self._start = Position.of(found)
+        wanted, state = plan.recipe.checkpoint, evolving(plan.seated)
+        if found is not None:
+            saved = read_meta(found)
+            saved.refuse_another_run(str(found), self._meta(saved.step), wanted.changed)
+            load(found, engine, backbone.trained, state)
+            say(f"resumed {found.name}, saved by {saved.world_size} ranks")
+        self._camera = Camera(engine, backbone.trained, state, copies=wanted.asynchronous)
         keep = Keep(wanted.keep, wanted.keep_best, wanted.keep_every)
-        meta = replace(self._meta(step), eval_loss=result.eval_loss if result else None)
-        save(self._root, self._engine, self._trained, self._state, meta, keep, say)
+        self._writer = Writer(root, keep, wanted.asynchronous, say)
 
-    def resume(self, found: Path | None, say: Callable[[str], None]) -> int:
-        """Restore what was found; returns the steps already done, 0 for a fresh run."""
-        if found is None:
-            return 0
-        meta = read_meta(found)
-        meta.refuse_another_run(str(found), self._meta(meta.step))
-        load(found, self._engine, self._trained, self._state)
-        say(f"resumed {found.name}, saved by {meta.world_size} ranks")
-        return meta.step
+    def save(self, step: int, result: Result | None) -> None:
+        """Write the checkpoint of this step, evaluated or not, now or behind the next steps."""
+        self._writer.wait()
+        meta = replace(self._meta(step), eval_loss=result.eval_loss if result else None)
+        self._writer.write(self._camera.take(meta))
+
+    def look(self) -> None:
+        """Tell of a save behind the training that has failed."""
+        self._writer.look()
+
+    def finish(self) -> None:
+        """Once everything is on disk."""
+        self._writer.finish()
 
     def _meta(self, step: int) -> Meta:
+        size = self._plan.recipe.batch.global_size
         return Meta(
             step=step,
+            rows=self._start.rows_before(step, size),
             updates=updates_done(self._engine),
             world_size=self._plan.world.size,
             identity=identity(self._plan, self._backbone.started_from),
             base=self._backbone.base.as_json(),
-            parameters={t.name: list(whole_shape(t.parameter)) for t in self._trained},
+            parameters={t.name: list(whole_shape(t.parameter)) for t in self._backbone.trained},
             loss_scale=loss_scale(self._engine),
         )
 

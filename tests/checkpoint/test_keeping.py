@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bigpeft.checkpoint import save
+from bigpeft.checkpoint.save import save
 from bigpeft.errors import RecipeError
 from bigpeft.recipe import load_recipe
 from bigpeft.train.metrics import read_rows

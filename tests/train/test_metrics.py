@@ -7,6 +7,7 @@ import pytest
 from bigpeft.recipe import load_recipe
 from bigpeft.train.metrics import MetricsFile, read_rows
 from bigpeft.train.progress import total_steps
+from bigpeft.train.saving import Position
 from tests.train.runs import DEBUG
 
 
@@ -77,8 +78,8 @@ def test_there_may_be_nothing_to_cut(tmp_path):
 def test_epochs_are_rounded_up_to_whole_steps(epochs, rows, steps):
     recipe = load_recipe(DEBUG, [f"train.epochs={epochs}", "batch.global_size=4"])
 
-    assert total_steps(recipe, rows) == steps
+    assert total_steps(recipe, rows, Position()) == steps
 
 
 def test_steps_do_not_depend_on_the_rows():
-    assert total_steps(load_recipe(DEBUG, ["train.steps=5"]), 1) == 5
+    assert total_steps(load_recipe(DEBUG, ["train.steps=5"]), 1, Position()) == 5

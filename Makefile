@@ -6,7 +6,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 MODEL := models/smollm2-135m-instruct
 RANKS ?= $(shell test "$$(nvidia-smi -L 2>/dev/null | wc -l)" = 1 && echo 1 || echo 2)
 
-.PHONY: setup quickstart test check bench clean
+.PHONY: setup quickstart test check faults bench clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,9 @@ check: setup
 
 test: check
 	pytest
+
+faults: setup
+	pytest -m 'long or not long' tests/faults
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -25,7 +25,7 @@ class RankPool:
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")
-        port = _free_port()
+        port = free_port()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(size):
@@ -99,13 +99,15 @@ def close_all() -> None:
         _pools.popitem()[1].close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
+def join(rank: int, size: int, port: int) -> None:
+    """Make this process a rank of a group on this machine."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -120,6 +122,10 @@ def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
     from bigpeft.world import read_world
 
     join_processes(read_world())
+
+
+def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
+    join(rank, size, port)
     while True:
         try:
             function, arguments = pipe.recv()

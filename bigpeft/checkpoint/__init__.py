@@ -1,7 +1,7 @@
 """Checkpoints: sharded safetensors through torch DCP, a manifest, one rename. No pickle."""
 
 from bigpeft.checkpoint.keeping import Keep, step_of
-from bigpeft.checkpoint.load import find, load, loss_scale
+from bigpeft.checkpoint.load import find, find_together, load, loss_scale
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.snapshot import Camera, Snapshot
@@ -15,6 +15,7 @@ __all__ = [
     "Snapshot",
     "Writer",
     "find",
+    "find_together",
     "load",
     "loss_scale",
     "read_meta",

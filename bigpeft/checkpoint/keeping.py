@@ -1,14 +1,15 @@
 """Which checkpoints stay: the newest, the best by held-out loss, and every so many steps one."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bigpeft.checkpoint.manifest import MANIFEST
 
 META = "meta.json"
+UNFINISHED = ".tmp"
 _PREFIX = "step-"
 
 
@@ -48,14 +49,16 @@ def superfluous(root: Path, keep: Keep) -> list[Path]:
 
 
 def half_written(root: Path) -> list[Path]:
-    """What an earlier crash left."""
-    return sorted(root.glob(f"{_PREFIX}*.tmp"))
+    """What an earlier crash left in the middle of writing or deleting."""
+    return sorted(root.glob(f"{_PREFIX}*{UNFINISHED}"))
 
 
-def delete(folders: Iterable[Path]) -> None:
-    """As far as it is possible."""
-    for path in folders:
-        shutil.rmtree(path, ignore_errors=True)
+def delete(folder: Path) -> None:
+    """Take its name away first: what is half deleted is no checkpoint, and goes with the next."""
+    doomed = folder.with_name(f"{folder.name}.old{UNFINISHED}")
+    with contextlib.suppress(OSError):
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _eval_loss(path: Path) -> float:

@@ -53,6 +53,23 @@ def find(root: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
     return None
 
 
+def find_together(root: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
+    """`find` by the first rank, for all: files are read once, and no rank sees another newest.
+
+    Collective over all ranks, which raise what the first one raises.
+    """
+    found: list[Path | CheckpointError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = [find(root, wanted, say)]
+        except CheckpointError as error:
+            found = [error]
+    dist.broadcast_object_list(found, 0)
+    if isinstance(found[0], CheckpointError):
+        raise found[0]
+    return found[0]
+
+
 def load(
     path: Path, engine: Engine, parameters: Sequence[Trained], state: Mapping[str, Tensor]
 ) -> None:

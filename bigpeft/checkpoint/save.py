@@ -21,7 +21,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from bigpeft.checkpoint.agreement import agreed
-from bigpeft.checkpoint.keeping import META, Keep, delete, folder_of, half_written, superfluous
+from bigpeft.checkpoint.keeping import (
+    META,
+    UNFINISHED,
+    Keep,
+    delete,
+    folder_of,
+    half_written,
+    superfluous,
+)
 from bigpeft.checkpoint.manifest import (
     compare,
     described,
@@ -42,7 +50,7 @@ def save(root: Path, snapshot: Snapshot, keep: Keep, group: dist.ProcessGroup) -
     of that. Raises CheckpointError on all ranks where one of them cannot write; then nothing new is
     left.
     """
-    temporary = (root / folder_of(snapshot.meta.step)).with_suffix(".tmp")
+    temporary = (root / folder_of(snapshot.meta.step)).with_suffix(UNFINISHED)
     try:
         _write(temporary, snapshot, group)
     except CheckpointError:
@@ -88,7 +96,7 @@ def _vouch(temporary: Path, files: dict[str, Any], snapshot: Snapshot) -> None:
 
 def _rename(temporary: Path) -> None:
     final, root = temporary.with_suffix(""), temporary.parent
-    shutil.rmtree(final, ignore_errors=True)
+    delete(final)
     os.replace(temporary, final)
     sync_folder(root)
     (root / "latest").write_text(final.name + "\n")
@@ -112,7 +120,10 @@ def _drop_old(root: Path, new: Path, keep: Keep, group: dist.ProcessGroup) -> li
         except CheckpointError as error:
             return [f"{error.why}, just after it was written; older checkpoints are kept"]
     if rank == 0:
-        delete([*(old[0] or []), *half_written(root)])
+        for folder in old[0] or []:
+            delete(folder)
+        for folder in half_written(root):
+            shutil.rmtree(folder, ignore_errors=True)
     return []
 
 

@@ -15,11 +15,11 @@ def verify(
 ) -> None:
     """Compare every file with its manifest; exit code 2 when any is damaged."""
     from bigpeft.backbone.sources import packed
-    from bigpeft.checkpoint.keeping import META
+    from bigpeft.checkpoint.keeping import META, by_step
     from bigpeft.checkpoint.manifest import MANIFEST
     from bigpeft.checkpoint.manifest import verify as verify_checkpoint
 
-    many = sorted(path.glob("step-*")) or sorted((path / "checkpoints").glob("step-*"))
+    many = by_step(path) or by_step(path / "checkpoints")
     one = any((path / name).exists() for name in (MANIFEST, packed.MANIFEST, META))
     if not one and not many:
         raise FileError(

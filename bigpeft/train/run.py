@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigpeft.checkpoint import find
+from bigpeft.checkpoint import find_together
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.errors import StoppedEarly
 from bigpeft.placement import Trained
@@ -54,15 +54,15 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     recipe, world = plan.recipe, plan.world
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
-    found = find(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     inputs = read_inputs(plan, folder)
+    device = join_processes(world)
+    found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)
     done, steps = start.step, total_steps(recipe, len(inputs.tokens), start)
     if world.is_first:
         describe_run(folder, plan, steps)
     terminal.say(describe(plan, len(inputs.tokens), steps))
 
-    device = join_processes(world)
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)
     start_from(plan, engine, backbone, found is not None, terminal.say)

@@ -1,0 +1,19 @@
+"""What several tests of this room need."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bigpeft.checkpoint.manifest import MANIFEST, write_manifest
+
+
+@pytest.fixture
+def resealed() -> Callable[[Path], None]:
+    """Gives a checkpoint a manifest that agrees with what is in it now, as a forger would."""
+
+    def seal(folder: Path) -> None:
+        (folder / MANIFEST).unlink()
+        write_manifest(folder)
+
+    return seal

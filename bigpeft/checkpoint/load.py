@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,7 +19,7 @@ from bigpeft.checkpoint.manifest import FIX, verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.rng import write_rng
 from bigpeft.checkpoint.save import STATE, sharded, whole_size
-from bigpeft.checkpoint.state import MOMENTS, piece_of, training_state
+from bigpeft.checkpoint.state import MOMENTS, name_of, training_state
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
 
@@ -75,18 +74,24 @@ def load(
 ) -> None:
     """Restore masters, moments, live copies, `state` and random states. Collective over all ranks.
 
-    Each rank reads its slices; one whole parameter at a time is put together from them. Raises
-    CheckpointError where the files do not hold what meta.json says.
+    Each rank reads its slices, where it can to where they stay; otherwise one whole parameter at a
+    time is put together from them. Raises CheckpointError where the files do not hold what
+    meta.json says.
     """
     meta = read_meta(path)
-    slices = _read_slices(path, meta, engine, parameters)
     training = training_state(engine)
     training.create_moments(meta.updates)
-    for item in parameters:
-        for moment in (None, *MOMENTS):
-            key = item.name if moment is None else f"{item.name}.{moment}"
-            whole = slices.pop(key).full_tensor().view(_shape(meta, item))
-            training.write(item.parameter, moment, whole)
+    mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
+    wanted = [(item, moment) for item in parameters for moment in (None, *MOMENTS)]
+    pieces = {
+        name_of(item, moment): sharded(
+            training.room(item.parameter, moment), whole_size(meta.parameters, item.name), mesh
+        )
+        for item, moment in wanted
+    }
+    _read(path, pieces)
+    for item, moment in wanted:
+        training.fill(item.parameter, moment, pieces.pop(name_of(item, moment)))
     if state:
         _restore_state(path / STATE, state)
     _restore_scale(engine, meta)
@@ -95,24 +100,12 @@ def load(
         write_rng(load_file(rng))
 
 
-def _read_slices(
-    path: Path, meta: Meta, engine: Engine, parameters: Sequence[Trained]
-) -> dict[str, DTensor]:
-    mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
-    slices = {}
-    for item in parameters:
-        for key in (item.name, *(f"{item.name}.{moment}" for moment in MOMENTS)):
-            size = whole_size(meta.parameters, key)
-            mine = torch.zeros_like(
-                piece_of(torch.empty(size, device="meta")), device=engine.device
-            )
-            slices[key] = sharded(mine, size, mesh)
+def _read(path: Path, pieces: dict[str, DTensor]) -> None:
     try:
-        load_sharded(slices, storage_reader=HuggingFaceStorageReader(str(path)))
+        load_sharded(pieces, storage_reader=HuggingFaceStorageReader(str(path)))
     except CheckpointException as error:
         _, (problem, _) = next(iter(error.failures.items()))
         raise CheckpointError(str(path), f"cannot be read ({problem})", FIX) from error
-    return slices
 
 
 def _restore_state(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -125,10 +118,6 @@ def _restore_state(path: Path, state: Mapping[str, Tensor]) -> None:
         raise CheckpointError(str(path), "holds other tensors than this method keeps", FIX)
     for name, tensor in saved.items():
         state[name].copy_(tensor)
-
-
-def _shape(meta: Meta, item: Trained) -> list[int]:
-    return meta.parameters[item.name]
 
 
 def loss_scale(engine: Engine) -> dict[str, float] | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from bigpeft.checkpoint.engine import Engine, accelerator
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import read_rng
-from bigpeft.checkpoint.state import MOMENTS, training_state
+from bigpeft.checkpoint.state import MOMENTS, name_of, training_state
 from bigpeft.placement import Trained
 
 
@@ -44,9 +44,7 @@ class Camera:
         """As of now. Collective over all ranks where ZeRO does not cut as a checkpoint does."""
         training = training_state(self._engine)
         slices = {
-            item.name if moment is None else f"{item.name}.{moment}": training.slice(
-                item.parameter, moment
-            )
+            name_of(item, moment): training.slice(item.parameter, moment)
             for item in self._parameters
             for moment in (None, *MOMENTS)
         }

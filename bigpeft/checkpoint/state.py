@@ -21,10 +21,17 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bigpeft.checkpoint.engine import Engine
+from bigpeft.placement import Trained
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def name_of(item: Trained, moment: str | None) -> str:
+    """What a checkpoint calls a master (moment None) or a moment."""
+    return item.name if moment is None else f"{item.name}.{moment}"
 
 
 class TrainingState(ABC):
@@ -51,6 +58,15 @@ class TrainingState(ABC):
         what the next update changes.
         """
         return piece_of(self.read(parameter, key))
+
+    def room(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """Where this rank may read its piece to before `fill`; what is in it is lost."""
+        piece = piece_of(torch.empty(whole_shape(parameter), device="meta"))
+        return torch.zeros_like(piece, device=parameter.device)
+
+    def fill(self, parameter: nn.Parameter, key: str | None, read: DTensor) -> None:
+        """Set it from the pieces that all ranks have read to their rooms."""
+        self.write(parameter, key, read.full_tensor().view(whole_shape(parameter)))
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         """Set it; writing a master also refreshes the copy that the model computes with."""
@@ -147,6 +163,28 @@ class _Sharded(TrainingState):
         assert isinstance(local, Tensor)
         left = whole_shape(parameter).numel() - local.numel() * dist.get_rank()
         return local.detach()[: max(0, left)]
+
+    def room(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """The state itself, so that no second copy of it is ever in memory."""
+        mine = self.slice(parameter, key)
+        return mine if self._is_state(mine) else super().room(parameter, key)
+
+    def fill(self, parameter: nn.Parameter, key: str | None, read: DTensor) -> None:
+        """What was read in place needs no more than a live copy of the masters."""
+        mine = read.to_local()
+        if not self._is_state(mine):
+            super().fill(parameter, key, read)
+        elif key is None:
+            live = parameter.ds_tensor  # type: ignore[attr-defined]
+            live.data[: mine.numel()].copy_(mine)
+            if parameter.data.numel() == read.numel():
+                parameter.data.copy_(read.full_tensor().view(parameter.shape))
+
+    def _is_state(self, piece: Tensor) -> bool:
+        """Whether this is memory of the optimizer, and no copy of it."""
+        memory = piece.untyped_storage().data_ptr()
+        kept = (t for m in self._masters() for t in (m, *self._adam.state[m].values()))
+        return any(memory == t.untyped_storage().data_ptr() for t in kept)
 
     def _masters(self) -> list[Tensor]:
         return self._optimizer.fp32_partitioned_groups_flat

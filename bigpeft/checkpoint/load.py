@@ -1,6 +1,6 @@
 """Load: find the newest checkpoint that verifies, and put its state back on any world size."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -19,9 +19,12 @@ from bigpeft.checkpoint.manifest import FIX, verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.rng import write_rng
 from bigpeft.checkpoint.save import STATE, sharded, whole_size
-from bigpeft.checkpoint.state import MOMENTS, name_of, training_state
+from bigpeft.checkpoint.state import MOMENTS, name_of, training_state, whole_shape
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
+
+_PART = 64 << 20
+"""Bytes of a rank that are read at a time."""
 
 
 def find(root: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
@@ -82,22 +85,38 @@ def load(
     training = training_state(engine)
     training.create_moments(meta.updates)
     mesh = init_device_mesh(engine.device.type, (dist.get_world_size(),))
-    wanted = [(item, moment) for item in parameters for moment in (None, *MOMENTS)]
-    pieces = {
-        name_of(item, moment): sharded(
-            training.room(item.parameter, moment), whole_size(meta.parameters, item.name), mesh
-        )
-        for item, moment in wanted
-    }
-    _read(path, pieces)
-    for item, moment in wanted:
-        training.fill(item.parameter, moment, pieces.pop(name_of(item, moment)))
+    for part in _parts(parameters):
+        pieces = {
+            name_of(item, moment): sharded(
+                training.room(item.parameter, moment), whole_size(meta.parameters, item.name), mesh
+            )
+            for item, moment in part
+        }
+        _read(path, pieces)
+        for item, moment in part:
+            training.fill(item.parameter, moment, pieces.pop(name_of(item, moment)))
     if state:
         _restore_state(path / STATE, state)
     _restore_scale(engine, meta)
     rng = path / f"rng-{dist.get_rank():05d}.safetensors"
     if rng.is_file():
         write_rng(load_file(rng))
+
+
+def _parts(parameters: Sequence[Trained]) -> Iterator[list[tuple[Trained, str | None]]]:
+    """Masters (None) and moments, a few at a time: files stay mapped while they are read, and
+    pieces that cannot be read in place are in memory twice.
+    """
+    part, nbytes = [], 0
+    for item in parameters:
+        for moment in (None, *MOMENTS):
+            part.append((item, moment))
+            nbytes += 4 * whole_shape(item.parameter).numel() // dist.get_world_size()
+            if nbytes >= _PART:
+                yield part
+                part, nbytes = [], 0
+    if part:
+        yield part
 
 
 def _read(path: Path, pieces: dict[str, DTensor]) -> None:

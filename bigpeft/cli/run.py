@@ -16,7 +16,7 @@ def run(
     command: Annotated[
         list[str],
         typer.Argument(
-            metavar="-- COMMAND", help="such as deepspeed launch/train.py --recipe FILE"
+            metavar="COMMAND", help="behind --, such as deepspeed launch/train.py --recipe FILE"
         ),
     ],
     retries: Annotated[int, typer.Option(help="restarts in a row without a new checkpoint")],

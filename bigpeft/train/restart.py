@@ -16,8 +16,8 @@ def run_to_the_end(command: Command, retries: int, pause: float, say: Callable[[
     """Start `command`, and again after each crash. Returns the exit code to leave with.
 
     `retries` counts crashes in a row: one that left a new checkpoint behind is the first again.
-    `pause`, in seconds, is that before the first. Raises FileError for a program that
-    cannot be started.
+    `pause`, in seconds, is that before the first. Raises FileError for a program that cannot be
+    started.
     """
     words, failures = command.words, 0
     with Signals() as signals, Orphans() as orphans:
@@ -32,10 +32,9 @@ def run_to_the_end(command: Command, retries: int, pause: float, say: Callable[[
             failures = 1 if now.saved > before.saved else failures + 1
             how = f"the command {ending(code)}"
             origin = f"from {now.checkpoint or command.origin}"
+            resumable = f"checkpoint.resume=auto goes on {origin}"
             if failures > retries:
-                say(
-                    f"{how}; no retry of {retries} is left, checkpoint.resume=auto goes on {origin}"
-                )
+                say(f"{how}; none of {retries} retries is left; {resumable}")
                 return code_of_shells(code) or EXIT_BUG
             wait = pause_before(failures, pause)
             say(f"{how}; retry {failures} of {retries} {origin} in {wait:g} s")
@@ -43,7 +42,7 @@ def run_to_the_end(command: Command, retries: int, pause: float, say: Callable[[
             if signals.interrupted:
                 return EXIT_INTERRUPTED
             if signals.stop:
-                say(f"told to stop before the retry; checkpoint.resume=auto goes on {origin}")
+                say(f"told to stop before the retry; {resumable}")
                 return EXIT_RESUMABLE
             words = command.again(now.checkpoint is not None)
 

@@ -40,7 +40,7 @@ def guarded(folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -81,7 +81,7 @@ def test_a_launch_that_is_terminated_saves_and_exits_with_75(tmp_path):
     with guarded(folder) as process:
         wait_for(lambda: steps_of(folder) >= 2)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
 
     assert process.returncode == 75, said
     status = json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).output)

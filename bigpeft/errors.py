@@ -4,7 +4,7 @@
 terminal and exit code 2; any other exception is a bug and exits with 1.
 """
 
-EXIT_DONE, EXIT_BUG, EXIT_USER, EXIT_RESUMABLE = 0, 1, 2, 75
+EXIT_DONE, EXIT_BUG, EXIT_USER, EXIT_RESUMABLE, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 
 
 class UserError(Exception):

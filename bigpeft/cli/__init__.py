@@ -15,6 +15,7 @@ from bigpeft.cli import (
     quantize,
     recipe,
     reference,
+    run,
     status,
     verify,
 )
@@ -35,6 +36,7 @@ app.command("import")(import_.import_)
 app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
+app.command("run", context_settings=run.SETTINGS)(run.run)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 

@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigpeft.cli.failure import speaks_first
-from bigpeft.errors import EXIT_BUG, EXIT_DONE, EXIT_RESUMABLE, EXIT_USER, StoppedEarly, UserError
+from bigpeft.errors import (
+    EXIT_BUG,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_RESUMABLE,
+    EXIT_USER,
+    StoppedEarly,
+    UserError,
+)
 from bigpeft.world import World, pin_threads, read_world
-
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a recipe under a launcher. Returns the exit code: 0, 1, 2 or 75."""
+    """Run a recipe under a launcher. Returns the exit code: 0, 1, 2, 75 or 130."""
     world = read_world()
     parser = argparse.ArgumentParser(
         prog="launch/train.py", description=__doc__, allow_abbrev=False

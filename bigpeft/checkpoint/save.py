@@ -62,15 +62,20 @@ def save(
             tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
             save_file(tensors, temporary / STATE)
         (temporary / META).write_text(json.dumps(meta.as_json(), indent=1))
-        _sync_files(temporary)
-        write_manifest(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        sync_folder(root)
-        (root / "latest").write_text(final.name + "\n")
+        publish(temporary, final)
         _drop_old(root, final, keep, say)
     dist.barrier()
     return final
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Vouch for every file of `temporary` and give the folder its final name."""
+    _sync_files(temporary)
+    write_manifest(temporary)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+    (final.parent / "latest").write_text(final.name + "\n")
 
 
 def sharded_state(engine: Engine, parameters: Sequence[Trained]) -> dict[str, Any]:

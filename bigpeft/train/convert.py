@@ -49,6 +49,7 @@ def convert(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Convert
     anywhere = recipe.model_copy(update={"sharding": Sharding()})  # type: ignore[call-arg]
     plan = outline(anywhere, World())
     _refuse_guessed_precision(plan, found)
+    _refuse_restarted_count(found)
     names = _matched(plan, found)
     state = _evolved(plan, found)
     source = open_backbone(plan, say)
@@ -85,6 +86,16 @@ def _refuse_guessed_precision(plan: Plan, found: DeepSpeedCheckpoint) -> None:
             f"is {'' if found.bf16 else 'not '}of a bf16 run, and train.precision: auto means "
             f"{plan.precision} on this machine",
             "write the train.precision of the run that goes on",
+        )
+
+
+def _refuse_restarted_count(found: DeepSpeedCheckpoint) -> None:
+    if found.updates > found.step:
+        raise _misfit(
+            found,
+            f"counts {found.step} steps, but Adam has made {found.updates} updates, so nobody "
+            "knows which rows come next",
+            "save with an engine that has counted from the first step",
         )
 
 

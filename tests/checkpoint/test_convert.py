@@ -3,10 +3,12 @@ interrupted, and for a model of HF peft DeepSpeed's own accessors of its engine.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -23,6 +25,7 @@ from tests.checkpoint.deepspeed_saves import (
 from tests.train.runs import DEBUG, column, final_state, run, summary
 from tests.worlds import world
 
+STEP = Path("checkpoints/step-000002")
 SMALL = [
     "model.layers=1",
     "model.config.intermediate_size=353",
@@ -147,14 +150,29 @@ def test_masters_and_moments_of_a_peft_model_are_those_of_its_engine(wrapped, ba
     assert summary(tmp_path / "run")["steps"] == 2  # nothing was left to do
 
 
+def test_files_of_the_format_before_zip_are_read_too(peft_run, base, tmp_path):
+    folder, _ = peft_run
+    older = shutil.copytree(folder / "global_step2", tmp_path / "older")
+    for path in older.glob("*.pt"):
+        content = torch.load(path, weights_only=False)
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    method = {"name": "lora", "rank": 3, "alpha": 6, "target_modules": ENDS}
+    more = recipe_of(base, method)
+
+    converted(folder, tmp_path / "one", *more)
+    converted(older, tmp_path / "other", *more)
+
+    one, other = ((tmp_path / name / STEP / "manifest.json") for name in ("one", "other"))
+    assert one.read_text() == other.read_text()
+
+
 def test_objects_beside_tensors_are_unpickled_and_that_is_said(peft_run, base, tmp_path):
     folder, expected = peft_run
     method = {"name": "rslora", "rank": 3, "alpha": 6, "target_modules": ENDS}
 
     said = converted(folder / "with_arguments", tmp_path / "run", *recipe_of(base, method))
 
-    shard = next((tmp_path / "run" / "checkpoints" / "step-000002").glob("shard*"))
-    tensors = load_file(shard)
+    tensors = load_file(next((tmp_path / "run" / STEP).glob("shard*")))
     name = "model.layers.0.self_attn.q_proj.lora_B"
     assert np.array_equal(tensors[name].numpy(), expected[f"{name}.master"].ravel())
     assert "model_states.pt holds more than tensors and plain values" in said

@@ -5,6 +5,7 @@ of real saves, each damaged in one way.
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.checkpoint.deepspeed_saves import (
     save_peft_here,
     stock_base,
 )
-from tests.train.runs import DEBUG
+from tests.train.runs import DEBUG, run
 from tests.worlds import world
 
 MODEL = "zero_pp_rank_0_mp_rank_00_model_states.pt"
@@ -164,6 +165,16 @@ def test_a_method_whose_decisions_are_not_in_the_save_is_refused(tmp_path):
     assert re.search(r"lacks \S+averages_A, which adalora changes", str(told.exception))
 
 
+def test_a_count_of_steps_that_began_anew_is_refused(tmp_path):
+    more = ["model.layers=1", "eval=null"]
+    run(2, tmp_path / "first", *more, "train.steps=4", "train.stop_after=2")
+    world(2).call(save_own_here, tmp_path, [*more, "train.steps=3", "checkpoint.resume=auto"])
+
+    told = convert(tmp_path / "theirs", tmp_path / "run", more)
+
+    assert "global_step1: counts 1 steps, but Adam has made 3 updates" in str(told.exception)
+
+
 def test_a_guess_of_the_precision_that_is_wrong_is_refused(tmp_path):
     more = ["model.layers=1", "eval=null", "train.steps=1", "train.precision=bf16"]
     world(2).call(save_own_here, tmp_path, more)
@@ -192,6 +203,28 @@ def test_a_run_folder_that_is_used_keeps_what_it_has(used, saves, base, tmp_path
         verify(step)
 
 
+def command(theirs: Path, folder: Path, overrides: list[str]) -> list[str]:
+    words = [sys.executable, "-m", "bigpeft", "convert-checkpoint", str(theirs)]
+    return [*words, "--recipe", str(DEBUG), f"run.folder={folder}", *overrides]
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_checkpoint(saves, base, tmp_path):
+    words = [*command(saves, tmp_path / "run", recipe_of(base, LORA)), "--unpickle"]
+
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 16; exec {shlex.join(words)}"],  # files of 16 KiB at most
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert convert(saves, tmp_path / "run", recipe_of(base, LORA)).exit_code == 0
+
+
 class Trap:
     """Unpickled, it writes a file."""
 
@@ -204,8 +237,7 @@ class Trap:
 
 def test_nothing_is_unpickled_without_the_flag(theirs, base, tmp_path):
     (theirs / "global_step2" / MODEL).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    words = [sys.executable, "-m", "bigpeft", "convert-checkpoint", str(theirs)]
-    words += ["--recipe", str(DEBUG), f"run.folder={tmp_path / 'run'}", *recipe_of(base, LORA)]
+    words = command(theirs, tmp_path / "run", recipe_of(base, LORA))
 
     done = subprocess.run(words, capture_output=True, text=True, check=False)
 

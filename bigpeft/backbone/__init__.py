@@ -3,6 +3,7 @@
 from bigpeft.backbone.copies.cache import through_cache
 from bigpeft.backbone.copies.quantize import quantize
 from bigpeft.backbone.fingerprint import Fingerprint
+from bigpeft.backbone.identify import identify
 from bigpeft.backbone.linear import PackedLinear, freeze_linears
 from bigpeft.backbone.loader import Loader, Readers
 from bigpeft.backbone.meter import PackedMeter
@@ -33,6 +34,7 @@ __all__ = [
     "build_skeleton",
     "fill_slots",
     "freeze_linears",
+    "identify",
     "node_group",
     "open_folder",
     "quantize",

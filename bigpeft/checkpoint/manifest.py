@@ -29,12 +29,8 @@ def described(folder: Path, name: str) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def write_manifest(folder: Path, files: Files | None = None) -> None:
-    """Put the manifest on disk, synced; of all files of the folder, unless their entries are given
-    by whoever wrote them.
-    """
-    if files is None:
-        files = {name: described(folder, name) for name in _names(folder)}
+def write_manifest(folder: Path, files: Files) -> None:
+    """Put the manifest on disk, synced, with the entries of `described`."""
     body = json.dumps(files, sort_keys=True)
     content = {"version": _VERSION, "files": files, "sha256": _text_hash(body)}
     with (folder / MANIFEST).open("w") as file:

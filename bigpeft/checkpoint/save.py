@@ -31,12 +31,14 @@ from bigpeft.checkpoint.keeping import (
     superfluous,
 )
 from bigpeft.checkpoint.manifest import (
+    Files,
     compare,
     described,
     read_manifest,
     sync_folder,
     write_manifest,
 )
+from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.snapshot import Snapshot
 from bigpeft.errors import CheckpointError
 
@@ -81,20 +83,25 @@ def _write(temporary: Path, snapshot: Snapshot, group: dist.ProcessGroup) -> Non
     with agreed(group, what):
         if rank == 0:
             files = {name: entry for files in everyone for name, entry in files.items()}
-            _vouch(temporary, files, snapshot)
-            _rename(temporary)
+            vouch(temporary, files, snapshot.meta, snapshot.state)
+            publish(temporary)
 
 
-def _vouch(temporary: Path, files: dict[str, Any], snapshot: Snapshot) -> None:
-    """Add what all ranks have in common, and the manifest."""
-    (temporary / META).write_text(json.dumps(snapshot.meta.as_json(), indent=1))
+def vouch(temporary: Path, files: Files, meta: Meta, state: Mapping[str, Tensor]) -> None:
+    """Add to `files`, which others have written, what all ranks have in common; then the manifest.
+
+    `state` is what changes in training beside what is trained.
+    """
+    (temporary / META).write_text(json.dumps(meta.as_json(), indent=1))
     common = [META]
-    if snapshot.state:
-        common.append(_write_tensors(temporary, STATE, snapshot.state))
-    write_manifest(temporary, files | {name: described(temporary, name) for name in common})
+    if state:
+        common.append(_write_tensors(temporary, STATE, state))
+    added = {name: described(temporary, name) for name in common}
+    write_manifest(temporary, {**files, **added})
 
 
-def _rename(temporary: Path) -> None:
+def publish(temporary: Path) -> None:
+    """Give a folder with a manifest its final name."""
     final, root = temporary.with_suffix(""), temporary.parent
     delete(final)
     os.replace(temporary, final)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from bigpeft.cli import (
+    convert_checkpoint,
     export,
     fetch,
     import_,
@@ -33,6 +34,7 @@ app.command("methods")(methods.methods)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
+app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)

@@ -22,7 +22,7 @@ def status(
         return
     typer.echo(f"{run}: {found.state}")
     if found.loss is None:
-        typer.echo(f"step 0 of {found.steps}")
+        typer.echo(f"step {found.step} of {found.steps}")
     else:
         typer.echo(
             f"step {found.step} of {found.steps}, {_ago(found.step_age)}, loss {found.loss:.4f}"

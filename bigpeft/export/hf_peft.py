@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bigpeft.backbone import fill_slots
 from bigpeft.backbone.copies.writer import refuse_existing
+from bigpeft.checkpoint.peft_names import PREFIX
 from bigpeft.errors import RecipeError
 from bigpeft.export.forms import config_of, forms_of
-from bigpeft.export.peft_folder import PREFIX, common_config, write_peft_folder
+from bigpeft.export.peft_folder import common_config, write_peft_folder
 from bigpeft.export.run import FinishedRun
 from bigpeft.methods import InputMethod, PeftForm
 

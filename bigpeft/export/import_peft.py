@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bigpeft.backbone.copies.writer import refuse_existing, unwritable
 from bigpeft.checkpoint.adapter import VERSION, write_adapter
+from bigpeft.checkpoint.peft_names import factor_of
 from bigpeft.errors import FileError
-from bigpeft.export.peft_folder import CONFIG, PREFIX, TENSORS
+from bigpeft.export.peft_folder import CONFIG, TENSORS
 from bigpeft.placement import matches
 from bigpeft.recipe import METHOD_SECTIONS
 
@@ -161,11 +162,11 @@ def _factors(path: Path) -> dict[str, dict[str, Tensor]]:
         ) from error
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        parts = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.(lora_[AB])\.weight", name)
-        if parts is None or tensor.dim() != 2:
+        factor = factor_of(name)
+        if factor is None or tensor.dim() != 2:
             shape = tuple(tensor.shape)
             raise FileError(str(path), f"holds {name} {shape}, no factor of LoRA", _FIX)
-        found.setdefault(parts[1], {})[parts[2]] = tensor.float()
+        found.setdefault(factor[0], {})[factor[1]] = tensor.float()
     for layer, pair in found.items():
         if len(pair) < 2 or len(pair["lora_A"]) != pair["lora_B"].shape[1]:
             raise FileError(

@@ -13,8 +13,6 @@ from bigpeft.backbone.copies.writer import Entry, unwritable, write_file
 from bigpeft.recipe import Recipe
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What peft puts before the model's own names."""
 
 
 def common_config(recipe: Recipe, kind: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from bigpeft.plan.model import (
     placement_for,
     placement_of,
 )
-from bigpeft.plan.plan import Plan, make_plan
+from bigpeft.plan.plan import Plan, make_plan, outline
 
 __all__ = [
     "Plan",
@@ -20,6 +20,7 @@ __all__ = [
     "make_plan",
     "model_to_pack",
     "open_weights",
+    "outline",
     "placement_for",
     "placement_of",
     "resolve_model_folder",

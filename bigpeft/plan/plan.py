@@ -69,6 +69,13 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
 
     Runs on one laptop for any size of model: no weights, no process group.
     """
+    plan = outline(recipe, world)
+    _refuse_too_large(plan.held, world)
+    return plan
+
+
+def outline(recipe: Recipe, world: World) -> Plan:
+    """The plan of a run that may be too large for this machine. Raises as `make_plan` does."""
     _refuse_the_best_of_nothing(recipe)
     precision = choose_precision(recipe.train.precision)
     fragment = read_fragment(recipe.sharding.fragment)
@@ -99,7 +106,6 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
         world.size,
         block,
     )
-    _refuse_too_large(held, world)
     return Plan(
         recipe=recipe,
         world=world,

@@ -60,8 +60,13 @@ def load_backbone(plan: Plan, source: WeightSource, device: torch.device) -> Bac
         meter=PackedMeter(plan.model),
         trained=trained(plan.model, plan.seated),
         base=base,
-        started_from="dense" if source.exact or not _look_at_dense(starts.values()) else "image",
+        started_from=seen_by(starts.values(), source),
     )
+
+
+def seen_by(starting: Iterable[Method], source: WeightSource) -> Literal["dense", "image"]:
+    """What methods that start from W see in this source."""
+    return "dense" if source.exact or not _look_at_dense(starting) else "image"
 
 
 def _look_at_dense(methods: Iterable[Method]) -> bool:

@@ -33,7 +33,9 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Every whole row of a metrics file."""
+    """Every whole row of a metrics file; none where there is no file yet."""
+    if not path.exists():
+        return []
     rows = []
     for line in path.read_text().splitlines():
         try:

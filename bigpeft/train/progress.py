@@ -44,7 +44,7 @@ class Progress:
         steps: int,
         done: int,
     ) -> None:
-        self._folder, self._terminal, self._meter = folder, terminal, meter
+        self._folder, self._terminal, self._meter, self._done = folder, terminal, meter, done
         self._first = dist.get_rank() == 0
         self._metrics = MetricsFile(folder / "metrics.jsonl")
         if self._first:
@@ -101,9 +101,8 @@ class Progress:
             return
         rows = read_rows(self._folder / "metrics.jsonl")
         summary = {
-            "steps": rows[-1]["step"],
-            "loss_first": rows[0]["loss"],
-            "loss_last": rows[-1]["loss"],
+            "steps": rows[-1]["step"] if rows else self._done,
+            **_losses(rows),
             "seconds": round(time.monotonic() - self._started, 3),
             "world_size": dist.get_world_size(),
             "trainable_parameters": plan.trainable,
@@ -115,18 +114,20 @@ class Progress:
         }
         summary |= self._evaluations(rows)
         write_json(self._folder / "summary.json", summary)
-        self._terminal.say(
-            f"loss {summary['loss_first']:.4f} → {summary['loss_last']:.4f}; "
-            f"run folder {self._folder}"
-        )
+        told = f"loss {rows[0]['loss']:.4f} → {rows[-1]['loss']:.4f}; " if rows else ""
+        self._terminal.say(f"{told}run folder {self._folder}")
 
     def _evaluations(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Before and after, under the names that scripts read."""
+        """Before and after, under the names that scripts read.
+
+        A run that goes on from a converted checkpoint has not seen its beginning.
+        """
         evaluated = [row for row in rows if "eval_loss" in row]
         if not evaluated:
             return {}
-        before = json.loads((self._folder / BEFORE).read_text())
-        moments = {"before": before, "after": evaluated[-1]}
+        moments = {"after": evaluated[-1]}
+        if (self._folder / BEFORE).exists():
+            moments["before"] = json.loads((self._folder / BEFORE).read_text())
         names = {"eval_loss": "eval_loss", "eval_accuracy": "accuracy"}
         return {
             f"{name}_{moment}": values[key]
@@ -140,3 +141,8 @@ class Progress:
             f", accuracy {result.eval_accuracy:.3f}" if result.eval_accuracy is not None else ""
         )
         self._terminal.say(f"held-out {when}: loss {result.eval_loss:.4f}{accuracy}")
+
+
+def _losses(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """None where a run had nothing left to do after a converted checkpoint."""
+    return {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"]} if rows else {}

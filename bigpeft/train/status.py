@@ -22,7 +22,8 @@ class Status:
     """`stopped` goes on without a loss, `interrupted` repeats the steps after its checkpoint.
 
     Ages and `seconds_left` in seconds. `checkpoint` is the newest that verifies, `damaged` tells of
-    newer ones. `loss` and what belongs to steps is None before the first one.
+    newer ones. `loss` and what belongs to steps is None before the first one, and where a converted
+    checkpoint is all there is.
     """
 
     state: State
@@ -49,12 +50,12 @@ def read_status(folder: Path) -> Status:
             str(folder), f"is no run folder ({error})", "name the run.folder of a recipe"
         ) from error
     metrics = folder / "metrics.jsonl"
-    rows = read_rows(metrics) if metrics.is_file() else []
-    step = rows[-1]["step"] if rows else 0
+    rows = read_rows(metrics)
     running = _is_held(folder / LOCK)
     damaged: list[str] = []
     checkpoint = _newest_whole(folder / "checkpoints", damaged)
     saved = step_of(checkpoint) if checkpoint else 0
+    step = rows[-1]["step"] if rows else saved
     return Status(
         state=_state(running, step, steps, saved),
         step=step,

@@ -16,6 +16,7 @@ from bigpeft.backbone import (
     build_skeleton,
     fill_slots,
     freeze_linears,
+    identify,
     open_folder,
     quantize,
     read_config,
@@ -49,6 +50,23 @@ def load(folder: Path, codec=NF4, source=None):
     source = source or open_folder(folder)
     base = Loader(source, Whole(), CPU, torch.float32, {}).fill(model)
     return model.eval(), base, source
+
+
+@pytest.mark.parametrize("form", ["dense", "packed", "cached"])
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2", "phi3"])
+def test_a_model_is_identified_without_being_filled(family, form, tmp_path):
+    saved_model(family, tmp_path / "dense")
+    expected = load(tmp_path / "dense")[1]
+    pack(tmp_path / "dense", tmp_path / "packed")
+    model = skeleton(tmp_path / "dense")
+    source = open_folder(tmp_path / ("packed" if form == "packed" else "dense"))
+    if form == "cached":
+        source = through_cache(model, source, tmp_path / "dense", tmp_path / "cache", NF4, print)
+
+    found = identify(model, source)
+
+    assert found == expected
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("nested", [True, False])

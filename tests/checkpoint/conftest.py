@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bigpeft.checkpoint.manifest import MANIFEST, write_manifest
+from bigpeft.checkpoint.manifest import MANIFEST, described, write_manifest
 
 
 @pytest.fixture
@@ -14,6 +14,6 @@ def resealed() -> Callable[[Path], None]:
 
     def seal(folder: Path) -> None:
         (folder / MANIFEST).unlink()
-        write_manifest(folder)
+        write_manifest(folder, {p.name: described(folder, p.name) for p in folder.iterdir()})
 
     return seal

@@ -61,8 +61,8 @@ def damaged_while_written(folder: Path, overrides: list[str]) -> None:
     saving: Any = sys.modules[save.__module__]
     written = saving.write_manifest
 
-    def lose(path: Path) -> None:
-        written(path)
+    def lose(path: Path, files: Any) -> None:
+        written(path, files)
         if path.name.startswith("step-000003"):
             content = bytearray((path / "meta.json").read_bytes())
             content[5] ^= 1

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from bigpeft.train.metrics import read_rows
 from tests.train.runs import train_here
 from tests.worlds import free_port, join
 
@@ -26,9 +27,9 @@ def killed_at(folder: Path, overrides: Sequence[str], rank: int, moment: int) ->
     _run(folder, overrides, ("call", rank, moment))
 
 
-def killed_after(folder: Path, overrides: Sequence[str], seconds: float) -> None:
-    """A run on two ranks that are killed together, so long after the first checkpoint began."""
-    _run(folder, overrides, ("time", 0, seconds))
+def killed_after(folder: Path, overrides: Sequence[str], steps: int, seconds: float) -> None:
+    """A run on two ranks that are killed together, so long after so many steps."""
+    _run(folder, overrides, ("time", steps, seconds))
 
 
 def calls(folder: Path, overrides: Sequence[str], rank: int) -> list[str]:
@@ -47,7 +48,7 @@ def _run(folder: Path, overrides: Sequence[str], fault: tuple[str, int, float]) 
     for process in ranks:
         process.start()
     if fault[0] == "time":
-        _kill_later(folder / "checkpoints", ranks, fault[2])
+        _kill_later(folder / "metrics.jsonl", ranks, *fault[1:])
     told = heard.get() if fault[0] == "listen" else []
     _end(ranks)
     killed = [process.exitcode == -signal.SIGKILL for process in ranks]
@@ -66,8 +67,8 @@ def _end(ranks: Sequence[BaseProcess]) -> None:
         process.join()
 
 
-def _kill_later(root: Path, ranks: Sequence[BaseProcess], seconds: float) -> None:
-    while not root.exists():
+def _kill_later(metrics: Path, ranks: Sequence[BaseProcess], steps: int, seconds: float) -> None:
+    while not metrics.exists() or len(read_rows(metrics)) < steps:
         time.sleep(0.002)
     time.sleep(seconds)
     for process in ranks:

@@ -87,20 +87,19 @@ def test_a_rank_dies_before_any_call_of_a_save(way, whole, tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_all_ranks_die_at_a_random_moment(way, whole, tmp_path):
-    kill_after([random.Random(2).uniform(0, 0.6)], [*OVERRIDES, *WAYS[way]], whole, tmp_path)
+    kill_after(1, 2, [*OVERRIDES, *WAYS[way]], whole, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_all_ranks_die_at_many_random_moments(way, whole, tmp_path):
-    draw = random.Random(3)
-    seconds = [draw.uniform(0, 0.8) for _ in range(15)]
-
-    kill_after(seconds, [*OVERRIDES, *WAYS[way]], whole, tmp_path)
+    kill_after(15, 3, [*OVERRIDES, *WAYS[way]], whole, tmp_path)
 
 
-def kill_after(moments: Iterable[float], overrides: list[str], whole: Path, tmp_path: Path) -> None:
-    for seconds in moments:
-        folder = tmp_path / f"after-{seconds:.3f}"
-        killed_after(folder, overrides, seconds)
-        goes_on(folder, overrides, whole, f"after {seconds:.3f} s")
+def kill_after(times: int, seed: int, overrides: list[str], whole: Path, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    for _ in range(times):
+        steps, seconds = draw.randint(1, 3), draw.uniform(0, 0.15)
+        folder = tmp_path / f"steps-{steps}-{seconds:.3f}"
+        killed_after(folder, overrides, steps, seconds)
+        goes_on(folder, overrides, whole, f"{seconds:.3f} s after step {steps}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bigpeft.checkpoint.adapter import write_adapter
-from bigpeft.checkpoint.manifest import write_manifest
+from bigpeft.checkpoint.manifest import described, write_manifest
 from bigpeft.train.command import read_command
 from bigpeft.train.restart import run_to_the_end
 from tests.train.runs import DEBUG
@@ -48,6 +48,7 @@ def play(tmp_path) -> Play:
         (ready / name).mkdir(parents=True)
     (ready / "run.json").write_text(json.dumps({"steps": STEPS}))
     (ready / "checkpoint/meta.json").write_text("{}")
-    write_manifest(ready / "checkpoint")
+    checkpoint = ready / "checkpoint"
+    write_manifest(checkpoint, {"meta.json": described(checkpoint, "meta.json")})
     write_adapter(ready / "adapter", {"layer.down": torch.zeros(1)}, {"version": 1})
     return Play(tmp_path / "run")

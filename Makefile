@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/checkpoint.py
 	bigpeft fetch smollm2-135m-instruct $(MODEL)
 	$(BIN)/python benchmarks/learn.py --again
 

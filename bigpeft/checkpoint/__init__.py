@@ -4,22 +4,22 @@ from bigpeft.checkpoint.keeping import Keep, step_of
 from bigpeft.checkpoint.load import find, find_together, load, loss_scale
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta, read_meta
-from bigpeft.checkpoint.snapshot import Camera, Snapshot
-from bigpeft.checkpoint.state import training_state, updates_done
+from bigpeft.checkpoint.snapshot import take_snapshot
+from bigpeft.checkpoint.state import before_updates, training_state, updates_done
 from bigpeft.checkpoint.writer import Writer
 
 __all__ = [
-    "Camera",
     "Keep",
     "Meta",
-    "Snapshot",
     "Writer",
+    "before_updates",
     "find",
     "find_together",
     "load",
     "loss_scale",
     "read_meta",
     "step_of",
+    "take_snapshot",
     "training_state",
     "updates_done",
     "verify",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from bigpeft.errors import CheckpointError
+from bigpeft.errors import CheckpointError, UserError
 
 _FIX = "make room or mend the folder, which all nodes must share; what was saved before is whole"
 
@@ -24,9 +24,7 @@ def agreed(group: dist.ProcessGroup, what: str) -> Iterator[None]:
         failure = error
     said: list[str | None] = [None] * dist.get_world_size(group)
     dist.all_gather_object(said, _told(failure, dist.get_rank(group)), group)
-    if failure is not None and not isinstance(
-        failure, OSError | CheckpointError | CheckpointException
-    ):
+    if failure is not None and not isinstance(failure, OSError | UserError | CheckpointException):
         raise failure
     for rank, problem in enumerate(said):
         if problem is not None:
@@ -39,7 +37,7 @@ def _told(failure: BaseException | None, rank: int) -> str | None:
         failure = failure.failures[rank][0] if rank in failure.failures else None
     if failure is None:
         return None
-    if isinstance(failure, CheckpointError):
+    if isinstance(failure, UserError):
         reason = f"{failure.what} {failure.why}"
     else:
         reason = " ".join(str(failure).split()) or type(failure).__name__

@@ -1,4 +1,4 @@
-"""Save: every rank writes its slices and vouches for them, then one rename.
+"""Save: every rank writes its slices and vouches for them; one rename. And what old ones end by.
 
 Until the rename the folder is called step-N.tmp, so a crash leaves the last one untouched.
 """
@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
@@ -40,17 +39,16 @@ from bigpeft.checkpoint.manifest import (
 )
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.snapshot import Snapshot
+from bigpeft.checkpoint.storage import Storage
 from bigpeft.errors import CheckpointError
 
 STATE = "state.safetensors"
 
 
-def save(root: Path, snapshot: Snapshot, keep: Keep, group: dist.ProcessGroup) -> list[str]:
-    """Write `root`/step-N and drop what `keep` does not. Collective over `group`, of all ranks.
+def save(root: Path, snapshot: Snapshot, group: dist.ProcessGroup) -> Path:
+    """Write `root`/step-N. Collective over `group`, of all ranks.
 
-    Nothing is dropped before the new checkpoint has been read back; returns what there is to say
-    of that. Raises CheckpointError on all ranks where one of them cannot write; then nothing new is
-    left.
+    Raises CheckpointError on all ranks where one of them cannot write; then nothing new is left.
     """
     temporary = (root / folder_of(snapshot.meta.step)).with_suffix(UNFINISHED)
     try:
@@ -59,7 +57,7 @@ def save(root: Path, snapshot: Snapshot, keep: Keep, group: dist.ProcessGroup) -
         if dist.get_rank(group) == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return _drop_old(root, temporary.with_suffix(""), keep, group)
+    return temporary.with_suffix("")
 
 
 def _write(temporary: Path, snapshot: Snapshot, group: dist.ProcessGroup) -> None:
@@ -70,14 +68,10 @@ def _write(temporary: Path, snapshot: Snapshot, group: dist.ProcessGroup) -> Non
             temporary.mkdir(parents=True)
     mine: dict[str, Any] = {}
     with agreed(group, what):
-        save_sharded(
-            _sharded(snapshot, group),
-            storage_writer=HuggingFaceStorageWriter(what, save_distributed=True),
-            process_group=group,
-        )
-        own = [path.name for path in temporary.glob(f"shard-{rank + 1:05d}-*")]
-        own.append(_write_tensors(temporary, f"rng-{rank:05d}.safetensors", snapshot.rng))
-        mine = {name: described(temporary, name) for name in own}
+        storage = Storage(temporary, rank)
+        save_sharded(_sharded(snapshot, group), storage_writer=storage, process_group=group)
+        rng = _write_tensors(temporary, f"rng-{rank:05d}.safetensors", snapshot.rng)
+        mine = {**storage.files, rng: described(temporary, rng)}
     everyone: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everyone, mine, group)
     with agreed(group, what):
@@ -114,8 +108,10 @@ def _write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> st
     return name
 
 
-def _drop_old(root: Path, new: Path, keep: Keep, group: dist.ProcessGroup) -> list[str]:
-    """The ranks share the reading."""
+def drop_old(root: Path, new: Path, keep: Keep, group: dist.ProcessGroup) -> list[str]:
+    """Delete what `keep` does not, once `new` has been read back, for which the ranks share the
+    reading. Collective over `group`. Returns what there is to say of it.
+    """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     old = [superfluous(root, keep)] if rank == 0 else [None]
     dist.broadcast_object_list(old, 0, group)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from bigpeft.backbone.copies.writer import Entry, unwritable, write_file
 from bigpeft.checkpoint.keeping import UNFINISHED, folder_of
-from bigpeft.checkpoint.manifest import described
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.save import publish, vouch
 from bigpeft.checkpoint.state import MOMENTS
+from bigpeft.checkpoint.storage import shard_of
 
-_SHARD = "shard-00001-model-00001-of-00001.safetensors"
+_SHARD = shard_of(0)
 
 
 def save_whole(
@@ -42,8 +42,9 @@ def save_whole(
     try:
         temporary.mkdir(parents=True)
         flat = (read(name, moment).reshape(-1) for name, moment in numbers)
-        write_file(temporary / _SHARD, entries, flat)
-        vouch(temporary, {_SHARD: described(temporary, _SHARD)}, meta, state)
+        sha256 = write_file(temporary / _SHARD, entries, flat)
+        shard = {"bytes": (temporary / _SHARD).stat().st_size, "sha256": sha256}
+        vouch(temporary, {_SHARD: shard}, meta, state)
         publish(temporary)
     except OSError as error:
         raise unwritable(final, error) from error

@@ -1,7 +1,7 @@
 """What a checkpoint will hold: the state of a run as of one moment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,8 +14,9 @@ from bigpeft.placement import Trained
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`slices`: name or name.moment → fp32, this rank's piece of the flattened whole. `rng`: this
-    rank's random states. `state`: what else changes in training, equal on all ranks.
+    """`slices`: name or name.moment → fp32, this rank's piece of the flattened whole, true until
+    the next update. `rng`: this rank's random states. `state`: what else changes in training, equal
+    on all ranks.
     """
 
     meta: Meta
@@ -24,40 +25,36 @@ class Snapshot:
     state: Mapping[str, Tensor]
 
 
-class Camera:
-    """Takes snapshots of one run; with `copies` they outlive the steps after them.
+def take_snapshot(
+    engine: Engine, parameters: Sequence[Trained], state: Mapping[str, Tensor], meta: Meta
+) -> Snapshot:
+    """As of now. Collective over all ranks where ZeRO does not cut as a checkpoint does."""
+    training = training_state(engine)
+    slices = {
+        name_of(item, moment): training.slice(item.parameter, moment)
+        for item in parameters
+        for moment in (None, *MOMENTS)
+    }
+    kept = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    return Snapshot(meta, slices, read_rng(engine.device), kept)
 
-    The copies' memory is used again for the next snapshot, so one can be had at a time.
+
+class HostCopies:
+    """Copies of slices that outlive the next updates, in memory that is used for one snapshot
+    after another.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        parameters: Sequence[Trained],
-        state: Mapping[str, Tensor],
-        copies: bool,
-    ) -> None:
-        self._engine, self._parameters, self._state = engine, parameters, state
-        self._copies: dict[str, Tensor] | None = {} if copies else None
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
 
-    def take(self, meta: Meta) -> Snapshot:
-        """As of now. Collective over all ranks where ZeRO does not cut as a checkpoint does."""
-        training = training_state(self._engine)
-        slices = {
-            name_of(item, moment): training.slice(item.parameter, moment)
-            for item in self._parameters
-            for moment in (None, *MOMENTS)
-        }
-        held = {name: self._held(name, piece) for name, piece in slices.items()}
-        state = {name: tensor.detach().cpu().clone() for name, tensor in self._state.items()}
-        if self._copies is not None:
-            accelerator().synchronize()
-        return Snapshot(meta, held, read_rng(self._engine.device), state)
+    def of(self, snapshot: Snapshot) -> Snapshot:
+        """The same snapshot, on the host."""
+        copies = {name: self._copied(name, piece) for name, piece in snapshot.slices.items()}
+        accelerator().synchronize()
+        return replace(snapshot, slices=copies)
 
-    def _held(self, name: str, piece: Tensor) -> Tensor:
-        if self._copies is None:
-            return piece.cpu()
-        if name not in self._copies:
+    def _copied(self, name: str, piece: Tensor) -> Tensor:
+        if name not in self._kept:
             empty = piece.new_empty(piece.shape, device="cpu")
-            self._copies[name] = accelerator().pin_memory(empty)
-        return self._copies[name].copy_(piece, non_blocking=True)
+            self._kept[name] = accelerator().pin_memory(empty)
+        return self._kept[name].copy_(piece, non_blocking=True)

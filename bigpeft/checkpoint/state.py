@@ -5,6 +5,7 @@ whole parameter at a time, so a checkpoint does not know the stage that wrote it
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -125,6 +126,11 @@ def updates_done(engine: Engine) -> int:
         int(state["step"]) for state in _adam(engine.optimizer).state.values() if "step" in state
     ]
     return max(steps, default=0)
+
+
+def before_updates(engine: Engine, call: Callable[[], None]) -> None:
+    """Have `call` made before every update of masters and moments."""
+    _adam(engine.optimizer).register_step_pre_hook(lambda *_: call())
 
 
 def _adam(optimizer: Any) -> torch.optim.Optimizer:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigpeft.checkpoint import (
-    Camera,
     Keep,
     Meta,
     Writer,
+    before_updates,
     load,
     loss_scale,
     read_meta,
+    take_snapshot,
     updates_done,
 )
 from bigpeft.checkpoint.engine import Engine
@@ -59,22 +60,23 @@ class Saver:
         say: Callable[[str], None],
     ) -> None:
         self._plan, self._engine, self._backbone = plan, engine, backbone
-        self._start = Position.of(found)
-        wanted, state = plan.recipe.checkpoint, evolving(plan.seated)
+        self._start, self._state = Position.of(found), evolving(plan.seated)
+        wanted = plan.recipe.checkpoint
         if found is not None:
             saved = read_meta(found)
             saved.refuse_another_run(str(found), self._meta(saved.step), wanted.changed)
-            load(found, engine, backbone.trained, state)
+            load(found, engine, backbone.trained, self._state)
             say(f"resumed {found.name}, saved by {saved.world_size} ranks")
-        self._camera = Camera(engine, backbone.trained, state, copies=wanted.asynchronous)
         keep = Keep(wanted.keep, wanted.keep_best, wanted.keep_every)
         self._writer = Writer(root, keep, wanted.asynchronous, say)
+        before_updates(engine, self._writer.wait_for_copies)
 
     def save(self, step: int, result: Result | None) -> None:
         """Write the checkpoint of this step, evaluated or not, now or behind the next steps."""
         self._writer.wait()
         meta = replace(self._meta(step), eval_loss=result.eval_loss if result else None)
-        self._writer.write(self._camera.take(meta))
+        trained = self._backbone.trained
+        self._writer.write(take_snapshot(self._engine, trained, self._state, meta))
 
     def look(self) -> None:
         """Tell of a save behind the training that has failed."""

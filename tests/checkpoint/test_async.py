@@ -23,7 +23,7 @@ from tests.worlds import world
 OVERRIDES = ["train.steps=6", "eval=null", "method.dropout=0.1"]
 EVERY = "checkpoint={every: 2, keep: 9}"
 ASYNC = "checkpoint={every: 2, keep: 9, async: true}"
-SLOW = 0.7
+SLOW = 0.4
 
 
 def tensors(folder: Path, step: int) -> dict[str, torch.Tensor]:
@@ -31,14 +31,20 @@ def tensors(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return {f"{file.name}/{key}": value for file in files for key, value in load_file(file).items()}
 
 
-def on_a_slow_disk(folder: Path, overrides: list[str]) -> None:
-    at_once = writer.save
+def on_a_slow_machine(folder: Path, overrides: list[str]) -> None:
+    """Copying the state aside takes a while, and so does writing it."""
+    slow = [slowed(writer.HostCopies, "of"), slowed(writer, "save")]
+    patched(slow, lambda: train_here(folder, overrides))
 
-    def slow(*arguments: Any) -> list[str]:
+
+def slowed(owner: Any, name: str) -> tuple[Any, str, Any]:
+    usual = getattr(owner, name)
+
+    def slow(*arguments: Any) -> Any:
         time.sleep(SLOW)
-        return at_once(*arguments)
+        return usual(*arguments)
 
-    patched(writer, "save", slow, lambda: train_here(folder, overrides))
+    return owner, name, slow
 
 
 class Listener(Terminal):
@@ -77,17 +83,19 @@ def on_a_disk_that_fails(folder: Path, overrides: list[str], step: int, how: str
         except CheckpointError as error:
             listener.say(f"CheckpointError: {error}")
 
-    patched(Saver, "save", failing, work)
+    patched([(Saver, "save", failing)], work)
     return "\n".join(listener.heard)
 
 
-def patched(owner: Any, name: str, value: Any, work: Callable[[], None]) -> None:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
+def patched(changes: list[tuple[Any, str, Any]], work: Callable[[], None]) -> None:
+    usual = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    for change in changes:
+        setattr(*change)
     try:
         work()
     finally:
-        setattr(owner, name, before)
+        for before in usual:
+            setattr(*before)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +108,7 @@ def test_what_is_saved_is_the_state_of_its_step(stage, tmp_path):
     fragment = f"sharding.fragment={stage}"
     expected = run(2, tmp_path / "at_once", *OVERRIDES, EVERY, fragment)
 
-    world(2).call(on_a_slow_disk, tmp_path / "run", [*OVERRIDES, ASYNC, fragment])
+    world(2).call(on_a_slow_machine, tmp_path / "run", [*OVERRIDES, ASYNC, fragment])
 
     assert column(tmp_path / "run", "loss") == column(expected, "loss")
     for step in (2, 4, 6):
@@ -112,7 +120,7 @@ def test_what_is_saved_is_the_state_of_its_step(stage, tmp_path):
 def test_the_training_goes_on_meanwhile(tmp_path):
     more = [*OVERRIDES, "checkpoint={every: 5, async: true}"]
 
-    world(2).call(on_a_slow_disk, tmp_path / "run", more)
+    world(2).call(on_a_slow_machine, tmp_path / "run", more)
 
     manifest = tmp_path / "run/checkpoints/step-000005/manifest.json"
     metrics = tmp_path / "run/metrics.jsonl"  # last written after step 6

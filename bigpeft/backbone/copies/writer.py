@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,11 @@ def write_file(
     entries: Sequence[Entry],
     tensors: Iterable[Tensor],
     new_hash: Callable[[], Any] = hashlib.sha256,
+    metadata: Mapping[str, str] | None = None,
 ) -> str:
     """Write `tensors`, which come in the order of `entries`, each whole or in pieces along its
-    first dimension. Returns the hash of the file, sha256 unless `new_hash` makes another.
+    first dimension, and `metadata`. Returns the hash of the file, sha256 unless `new_hash` makes
+    another.
 
     The file appears under its name when it is whole and on disk. Raises FileError where the disk
     is full or the folder cannot be written; then nothing is left.
@@ -114,7 +116,7 @@ def write_file(
     digest = new_hash()
     try:
         with DirectFile(temporary) as file:
-            for piece in _pieces(entries, tensors):
+            for piece in _pieces(entries, tensors, metadata or {}):
                 file.write(piece)
                 digest.update(piece)
         os.replace(temporary, path)
@@ -129,8 +131,10 @@ def write_file(
     return str(digest.hexdigest())
 
 
-def _pieces(entries: Sequence[Entry], tensors: Iterable[Tensor]) -> Iterable[Any]:
-    yield _header(entries)
+def _pieces(
+    entries: Sequence[Entry], tensors: Iterable[Tensor], metadata: Mapping[str, str]
+) -> Iterable[Any]:
+    yield _header(entries, metadata)
     coming = iter(tensors)
     for entry in entries:
         done = 0
@@ -146,8 +150,8 @@ def _pieces(entries: Sequence[Entry], tensors: Iterable[Tensor]) -> Iterable[Any
                 break
 
 
-def _header(entries: Sequence[Entry]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     start = 0
     for entry in entries:
         offsets = [start, start + entry.nbytes]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Meta:
     """Everything beside tensors: where the run stood and what it was.
 
     `rows` of the data were seen in `step` optimizer steps, of which `updates` changed something.
+    `recipe`, `plan` and `versions` are for people; what must not change is the `identity`.
     """
 
     step: int
@@ -32,6 +33,9 @@ class Meta:
     base: dict[str, Any]
     loss_scale: dict[str, Any] | None = None
     eval_loss: float | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bigpeft.plan import Plan, outline
 from bigpeft.recipe import Recipe
 from bigpeft.recipe.sections import Sharding
 from bigpeft.train.backbone import open_backbone, seen_by
-from bigpeft.train.folder import RUN, open_run, write_json
+from bigpeft.train.folder import RUN, open_run, versions, write_json
 from bigpeft.train.saving import identity
 from bigpeft.world import World
 
@@ -62,6 +62,8 @@ def convert(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Convert
         identity=identity(plan, started_from),
         parameters={name: list(found.shapes[theirs]) for name, theirs in names.items()},
         base=identify(plan.model, source).as_json(),
+        recipe=recipe.model_dump(mode="json"),
+        versions=versions(),
     )
     with open_run(run, False, World()):
         _refuse_used(run)

@@ -85,11 +85,16 @@ def environment(world: World) -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": versions(),
         "world": asdict(world),
         "accelerator": str(accelerator) if accelerator else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that the numbers depend on."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(name: str) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints of a run: what identifies it, when it goes on, where it stands."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bigpeft.checkpoint import (
@@ -21,6 +21,7 @@ from bigpeft.placement import evolving
 from bigpeft.plan import Plan
 from bigpeft.train.backbone import Backbone
 from bigpeft.train.evaluate import Result
+from bigpeft.train.folder import versions
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,21 @@ class Saver:
             base=self._backbone.base.as_json(),
             parameters={t.name: list(whole_shape(t.parameter)) for t in self._backbone.trained},
             loss_scale=loss_scale(self._engine),
+            recipe=self._plan.recipe.model_dump(mode="json"),
+            plan=told(self._plan),
+            versions=versions(),
         )
+
+
+def told(plan: Plan) -> dict[str, object]:
+    """How the plan spread the run over its ranks."""
+    return {
+        "world": asdict(plan.world),
+        "stage": plan.stage,
+        "group_size": plan.group_size,
+        "accumulation_steps": plan.accumulation_steps,
+        "precision": plan.precision,
+    }
 
 
 def identity(plan: Plan, started_from: str) -> dict[str, object]:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from bigpeft.checkpoint import find, verify
 from bigpeft.checkpoint.manifest import MANIFEST
@@ -71,6 +72,11 @@ def test_a_save_holds_what_it_should_and_verifies(root):
     names = files_of(newest)
     assert {MANIFEST, "meta.json", "rng-00000.safetensors", "rng-00001.safetensors"} < set(names)
     assert all(name.endswith((".json", ".safetensors")) for name in names)
+    meta = json.loads((newest / "meta.json").read_text())
+    assert (meta["step"], meta["rows"], meta["world_size"]) == (3, 12, 2)
+    assert meta["recipe"]["method"]["rank"] == 4
+    assert (meta["plan"]["stage"], meta["plan"]["accumulation_steps"]) == (3, 2)
+    assert meta["versions"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -305,6 +305,7 @@ def test_a_merge_by_rows_is_the_merge_of_whole_tensors(method, over_files, tmp_p
 
     merge(open_run(folder), tmp_path / "whole")
     monkeypatch.setattr("bigpeft.export.by_rows._NUMBERS", 200)
+    monkeypatch.setattr("bigpeft.export.by_rows._FEW", 8)
     told: list[int] = []
     merge(open_run(folder), tmp_path / "rows", progress=lambda done, total: told.append(done))
 

@@ -1,13 +1,13 @@
 """The recipe: what was asked, from YAML and the command line to one checked, frozen tree."""
 
 from bigpeft.recipe.checkpointing import CHANGEABLE, Checkpointing
+from bigpeft.recipe.data import Data
+from bigpeft.recipe.evaluation import Evaluation
 from bigpeft.recipe.load import dump_recipe, load_recipe
 from bigpeft.recipe.section import Section
 from bigpeft.recipe.sections import (
     METHOD_SECTIONS,
     Batch,
-    Data,
-    Evaluation,
     MethodSection,
     Model,
     Optimizer,

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, create_model, model_validator
 
-from bigpeft.data import formats
 from bigpeft.methods import Mpc, methods
 from bigpeft.quant import codecs
 from bigpeft.recipe.checkpointing import Checkpointing
+from bigpeft.recipe.data import Data
+from bigpeft.recipe.evaluation import Evaluation
 from bigpeft.recipe.section import Section
 from bigpeft.recipe.values import (
     NonNegativeFloat,
@@ -90,39 +91,6 @@ def _method_sections() -> dict[str, type[MethodSection]]:
 
 METHOD_SECTIONS = _method_sections()
 Method = Annotated[Union[tuple(METHOD_SECTIONS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
-
-
-class Data(Section):
-    """Training rows: where they are, how a row is read, and what the loss sees."""
-
-    path: str | tuple[str, ...] = Field(description="file, folder, glob or hub name; or several")
-    format: Annotated[str, one_of(["auto", *sorted(formats())])] = Field(
-        "auto", description="how a row is read; auto looks at the columns"
-    )
-    columns: dict[str, str] = Field({}, description="the format's column → the file's column")
-    max_length: PositiveInt = Field(1024, description="tokens per row")
-    long_rows: Literal["error", "drop", "truncate"] = Field(
-        "drop", description="what to do with rows over max_length"
-    )
-    loss_on: Literal["assistant", "last", "all"] = Field(
-        "assistant", description="answers, only the last answer, or every token"
-    )
-    template: str | None = Field(
-        None, description="Jinja chat template or a file of one; default: the tokenizer's"
-    )
-    limit: PositiveInt | None = Field(None, description="use only the first rows")
-    shuffle: bool = Field(True, description="another order each epoch, a function of run.seed")
-
-
-class Evaluation(Section):
-    """Held-out rows, read like the training rows."""
-
-    path: str | tuple[str, ...] = Field(description="file, folder, glob or hub name; or several")
-    limit: PositiveInt | None = Field(None, description="use only the first rows")
-    micro_size: PositiveInt = Field(8, description="rows per rank per forward pass")
-    choices: tuple[str, ...] = Field(
-        (), description="possible answers: also measure how often the right one is likeliest"
-    )
 
 
 class Batch(Section):

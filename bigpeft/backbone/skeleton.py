@@ -65,15 +65,21 @@ def _cut(config: PretrainedConfig, layers: int) -> None:
         config.layer_types = config.layer_types[:layers]
 
 
-def build_skeleton(config: PretrainedConfig, trust: bool = False) -> PreTrainedModel:
+def build_skeleton(
+    config: PretrainedConfig, trust: bool = False, attention: str | None = None
+) -> PreTrainedModel:
     """The causal language model of this configuration with every tensor on the meta device.
 
-    Raises RecipeError for a model that is no causal language model, or whose experts are fused
-    into three-dimensional parameters that no codec here packs.
+    `attention` is an implementation by transformers' name, None what it takes by itself. Raises
+    RecipeError for an attention that the model or this machine has not, for a model that is no
+    causal language model, and for one whose experts are fused into three-dimensional parameters
+    that no codec here packs.
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+            model = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust, attn_implementation=attention
+            )
     except (ValueError, KeyError) as error:
         raise RecipeError(
             "model",

@@ -5,10 +5,11 @@ Importing the room loads neither transformers nor datasets: the recipe asks it f
 
 from bigpeft.data.chat import read_template, render
 from bigpeft.data.choices import Choices, choice_rows
-from bigpeft.data.collate import collate
+from bigpeft.data.collate import Padded, collate
 from bigpeft.data.fingerprint import fingerprint_of
 from bigpeft.data.formats import Format, Row, RowError, Turn, formats
 from bigpeft.data.order import sample_indices, share
+from bigpeft.data.pack import Packed, pack
 from bigpeft.data.prepare import prepare
 from bigpeft.data.sources import Rows, load_rows
 from bigpeft.data.tokenize import Reader, detect, tokenise
@@ -18,6 +19,8 @@ from bigpeft.data.tokens import Tokens, check_vocabulary
 __all__ = [
     "Choices",
     "Format",
+    "Packed",
+    "Padded",
     "Reader",
     "Row",
     "RowError",
@@ -32,6 +35,7 @@ __all__ = [
     "formats",
     "load_rows",
     "load_tokenizer",
+    "pack",
     "prepare",
     "read_template",
     "render",

@@ -1,5 +1,7 @@
 """Rows → one padded micro-batch."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def collate(tokens: Tokens, rows: list[int], pad_id: int) -> dict[str, Tensor]:
         }
     taken = [tokens.row(index) for index in rows]
     longest = max(len(ids) for ids, _ in taken)
-    shape = (len(rows), -(-longest // _MULTIPLE) * _MULTIPLE)
+    shape = (len(rows), rounded(longest))
     input_ids, labels = torch.full(shape, pad_id), torch.full(shape, NO_LOSS)
     attention_mask = torch.zeros(shape, dtype=torch.int64)
     for index, (ids, targets) in enumerate(taken):
@@ -34,3 +36,31 @@ def collate(tokens: Tokens, rows: list[int], pad_id: int) -> dict[str, Tensor]:
         attention_mask[index, : len(ids)] = 1
         labels[index, : len(ids)] = torch.where(targets, ids, NO_LOSS)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def rounded(length: int) -> int:
+    """The next length that tensor cores like."""
+    return -(-length // _MULTIPLE) * _MULTIPLE
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Micro-batches of single rows."""
+
+    tokens: Tokens
+    pad_id: int
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.tokens)
+
+    def __str__(self) -> str:
+        return f"{len(self)} rows"
+
+    def lengths(self) -> Tensor:
+        """Tokens of each row, int64 (rows,)."""
+        return self.tokens.offsets.diff()
+
+    def batch(self, indices: list[int]) -> dict[str, Tensor]:
+        """As `collate` makes them."""
+        return collate(self.tokens, indices, self.pad_id)

@@ -4,13 +4,22 @@ import hashlib
 from functools import lru_cache
 
 import torch
+from torch import Tensor
+
+_WINDOW = 2048
+"""Rows of a shuffled epoch that are sorted by length together."""
+_BLOCK = 32
+"""Rows of about one length that stay together when a window is shuffled again."""
 
 
-def sample_indices(rows: int, seed: int, shuffle: bool, start: int, count: int) -> list[int]:
+def sample_indices(
+    rows: int, seed: int, shuffle: bool, start: int, count: int, lengths: Tensor | None = None
+) -> list[int]:
     """Rows at positions [start, start + count) of the endless sequence of epochs.
 
     Each epoch holds every row once, in file order or in an order that depends on (seed, epoch)
-    alone, so a run may be cut and resumed anywhere, on any number of processes.
+    alone, so a run may be cut and resumed anywhere, on any number of processes. With `lengths`
+    int64 (rows,) a shuffled epoch has rows of about one length beside each other.
     """
     if rows < 1:
         raise ValueError(f"an epoch needs at least one row, not {rows}")
@@ -19,7 +28,12 @@ def sample_indices(rows: int, seed: int, shuffle: bool, start: int, count: int) 
         epoch, first = divmod(start + len(found), rows)
         last = min(rows, first + count - len(found))
         if shuffle:
-            found += _permutation(rows, seed, epoch)[first:last].tolist()
+            order = (
+                _permutation(rows, seed, epoch)
+                if lengths is None
+                else _grouped(lengths, seed, epoch)
+            )
+            found += order[first:last].tolist()
         else:
             found += range(first, last)
     return found
@@ -38,7 +52,22 @@ def share(indices: list[int], rank: int, world: int, micro_size: int) -> list[li
 
 
 @lru_cache(maxsize=2)
-def _permutation(rows: int, seed: int, epoch: int) -> torch.Tensor:
+def _permutation(rows: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(rows, generator=_generator(seed, epoch))
+
+
+@lru_cache(maxsize=2)
+def _grouped(lengths: Tensor, seed: int, epoch: int) -> Tensor:
+    """Windows of the permutation, each sorted by length and shuffled again in blocks."""
+    generator = _generator(seed, epoch)
+    order = torch.randperm(len(lengths), generator=generator)
+    grouped = []
+    for window in order.split(_WINDOW):
+        blocks = window[lengths[window].sort(stable=True).indices].split(_BLOCK)
+        grouped += [blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()]
+    return torch.cat(grouped)
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-    return torch.randperm(rows, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

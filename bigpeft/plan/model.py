@@ -18,6 +18,7 @@ from bigpeft.backbone import (
 )
 from bigpeft.errors import RecipeError
 from bigpeft.placement import Placement
+from bigpeft.plan.attention import choose_attention
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.quant import Codec, CodecOptions, make_codec
 from bigpeft.recipe import Model, Recipe
@@ -35,7 +36,8 @@ def build_model(
         wanted.layers,
         wanted.trust_remote_code,
     )
-    model = build_skeleton(config, wanted.trust_remote_code)
+    attention = choose_attention(wanted.attention, recipe.data.packing, config, dtype)
+    model = build_skeleton(config, wanted.trust_remote_code, attention)
     _, dense = freeze_linears(model, codec_of(recipe, dtype))
     return model, dense
 

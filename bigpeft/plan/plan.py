@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bigpeft.backbone import WeightSource
 from bigpeft.errors import RecipeError
-from bigpeft.methods import Method, methods
+from bigpeft.methods import InputMethod, Method, methods
 from bigpeft.placement import place
 from bigpeft.plan.blocks import largest_block, persistence_threshold
 from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragment
@@ -47,6 +47,11 @@ class Plan:
     def dtype(self) -> torch.dtype:
         """The compute dtype."""
         return DTYPES[self.precision]
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention is of the kind that takes rows of variable length end to end."""
+        return "flash" in str(self.model.config._attn_implementation)
 
     @property
     def learning_rate(self) -> float:
@@ -84,6 +89,7 @@ def outline(recipe: Recipe, world: World) -> Plan:
     folder = resolve_model_folder(recipe.model)
     model, dense = build_model(recipe, folder, DTYPES[precision])
     seated = place(model, placement_of(recipe))
+    _refuse_packed_prompts(recipe, seated)
     prepare_input(seated.values(), recipe, folder, model)
     block = largest_block(model)
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
@@ -128,6 +134,15 @@ def _refuse_the_best_of_nothing(recipe: Recipe) -> None:
             "checkpoint.keep_best",
             "needs an eval section, which says what the best is of",
             "add one, or remove keep_best",
+        )
+
+
+def _refuse_packed_prompts(recipe: Recipe, seated: dict[str, Method]) -> None:
+    if recipe.data.packing and any(isinstance(method, InputMethod) for method in seated.values()):
+        raise RecipeError(
+            "data.packing",
+            f"{recipe.method.name} puts its tokens before a row, and a pack holds several",
+            "remove data.packing; data.group_by_length saves padding, too",
         )
 
 

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigpeft.data import formats
 from bigpeft.recipe.section import Section
-from bigpeft.recipe.values import PositiveInt, one_of
+from bigpeft.recipe.values import NonNegativeInt, PositiveInt, one_of
 
 
 class Data(Section):
@@ -29,3 +29,22 @@ class Data(Section):
     )
     limit: PositiveInt | None = Field(None, description="use only the first rows")
     shuffle: bool = Field(True, description="another order each epoch, a function of run.seed")
+    packing: bool = Field(
+        False,
+        description="put several rows into one of max_length tokens, none seeing another; "
+        "batch sizes then count packs",
+    )
+    group_by_length: bool = Field(
+        False, description="rows of about one length into the same micro-batch: less padding"
+    )
+    workers: NonNegativeInt = Field(
+        0, description="processes per rank that make batches ahead; 0 makes them in between"
+    )
+
+    @model_validator(mode="after")
+    def _groups_what_can_be_grouped(self) -> "Data":
+        if self.group_by_length and self.packing:
+            raise ValueError("has packing, which leaves no padding: remove group_by_length")
+        if self.group_by_length and not self.shuffle:
+            raise ValueError("has shuffle: false, and group_by_length is an order: keep one")
+        return self

@@ -45,6 +45,11 @@ class Model(Section):
         False, description="random weights from the config; no weight file is read"
     )
     layers: PositiveInt | None = Field(None, description="keep only this many layers")
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto",
+        description="implementation of attention; auto is what transformers takes, and flash "
+        "attention for packed rows where there is one",
+    )
     trust_remote_code: bool = Field(False, description="run Python code that ships with the model")
 
     @model_validator(mode="after")

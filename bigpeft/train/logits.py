@@ -36,7 +36,10 @@ class TargetLogits:
 
 
 def target_logits(engine: Engine, batch: Batch) -> TargetLogits:
-    """One forward pass; the batch is on the CPU and holds labels (b, t), −100 where none."""
+    """One forward pass; the batch is on the CPU and holds labels (b, t), −100 where none.
+
+    All of it but labels and `tokens` is what the model takes.
+    """
     following = batch["labels"][:, 1:]
     wanted = (following != -100).any(0)
     wanted[0] |= ~wanted.any()
@@ -44,7 +47,8 @@ def target_logits(engine: Engine, batch: Batch) -> TargetLogits:
     device = engine.device
     labels = following[:, positions].to(device, non_blocking=True)
     positions = positions.to(device, non_blocking=True)
-    inputs = {k: v.to(device, non_blocking=True) for k, v in batch.items() if k != "labels"}
+    ours = ("labels", "tokens")
+    inputs = {k: v.to(device, non_blocking=True) for k, v in batch.items() if k not in ours}
     if "logits_to_keep" in inspect.signature(engine.module.forward).parameters:
         logits = engine(**inputs, logits_to_keep=positions).logits
     else:
@@ -59,7 +63,7 @@ def target_tokens(batch: Batch) -> int:
 
 def all_tokens(batch: Batch) -> int:
     """Number of tokens of a micro-batch, padding apart."""
-    return int(batch["attention_mask"].sum())
+    return int(batch["tokens"] if "tokens" in batch else batch["attention_mask"].sum())
 
 
 def counts(micro_batches: list[Batch], device: torch.device) -> Tensor:

@@ -59,9 +59,15 @@ class Progress:
             write_json(self._folder / BEFORE, result.as_metrics())
 
     def after(
-        self, step: int, record: StepRecord, rate: float, seconds: float, result: Result | None
+        self,
+        step: int,
+        record: StepRecord,
+        rate: float,
+        seconds: float,
+        waited: float,
+        result: Result | None,
     ) -> None:
-        """One finished optimizer step."""
+        """One finished optimizer step; `waited` of its `seconds` were spent on the batch."""
         memory = peak_memory()
         row: dict[str, Any] = {
             "step": step,
@@ -71,6 +77,7 @@ class Progress:
             "tokens": record.tokens,
             "target_tokens": record.target_tokens,
             "seconds": round(seconds, 4),
+            "waiting_seconds": round(waited, 4),
             "memory_bytes": memory,
         }
         if record.penalty is not None:

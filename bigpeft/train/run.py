@@ -12,12 +12,13 @@ from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
-from bigpeft.train.batches import Batches
+from bigpeft.train.batches import Batches, Units, units_of
 from bigpeft.train.due import SaveTimes, due
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
 from bigpeft.train.folder import describe_run, open_run
 from bigpeft.train.inputs import read_inputs
+from bigpeft.train.kept_apart import refuse_leaks
 from bigpeft.train.progress import Progress, total_steps
 from bigpeft.train.saving import Position, Saver
 from bigpeft.train.schedule import Schedule
@@ -55,19 +56,22 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
     inputs = read_inputs(plan, folder)
+    units = units_of(inputs, plan)
     device = join_processes(world)
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)
-    done, steps = start.step, total_steps(recipe, len(inputs.tokens), start)
+    done, steps = start.step, total_steps(recipe, len(units), start)
     if world.is_first:
         describe_run(folder, plan, steps)
-    terminal.say(describe(plan, len(inputs.tokens), steps))
+    terminal.say(describe(plan, units, steps))
 
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)
     start_from(plan, engine, backbone, found is not None, terminal.say)
     saver = Saver(folder / "checkpoints", plan, engine, backbone, found, terminal.say)
-    batches = Batches(inputs.tokens, inputs.pad_id, plan, start)
+    if recipe.data.packing:
+        refuse_leaks(engine, plan)
+    batches = Batches(units, plan, start).of_steps(range(done, steps))
     schedule = Schedule.of(recipe.optimizer, steps)
     adapters = Adapters(plan.seated, engine, steps)
     for remark in (*backbone.remarks(), *adapters.remarks()):
@@ -80,16 +84,18 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     with Stops(folder, device) as stops:
         for step in range(done, steps):
             started = time.monotonic()
+            micro_batches = next(batches)
+            waited = time.monotonic() - started
             rate = set_learning_rate(engine, schedule.factor(step))
             with backbone.meter.watch_if(step - done < 2):
-                record = train_step(engine, adapters, batches.of_step(step), step + 1)
+                record = train_step(engine, adapters, micro_batches, step + 1)
             seconds = time.monotonic() - started
             adapters.after_step(step + 1)
             result = None
             last = step + 1 == steps
             if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step + 1)):
                 result = evaluate(engine, inputs.held_out, world)
-            progress.after(step + 1, record, rate, seconds, result)
+            progress.after(step + 1, record, rate, seconds, waited, result)
             told = stops.agreed()
             stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
             if save_times.due(step + 1) or stopping or last:
@@ -112,14 +118,14 @@ def _places(plan: Plan) -> str:
     return f"{len(seats)} linears" if len(seats) > 1 else f"{seats[0]}"
 
 
-def describe(plan: Plan, rows: int, steps: int) -> str:
+def describe(plan: Plan, units: Units, steps: int) -> str:
     """Three lines before the start: what is trained, on what, over which sharding."""
     recipe, held = plan.recipe, plan.held
     kind = plan.model.config.model_type
     return (
         f"{recipe.model.name or kind}: {recipe.method.name} on {_places(plan)}, "
         f"{plan.trainable:,} numbers trained, {plan.precision}\n"
-        f"{rows} rows, {steps} steps of {recipe.batch.global_size} = "
+        f"{units}, {steps} steps of {recipe.batch.global_size} = "
         f"{recipe.batch.micro_size} × {plan.accumulation_steps} accumulation × "
         f"{plan.world.size} ranks\n"
         f"ZeRO-{plan.stage}, backbone {recipe.model.weights} shared by {plan.group_size}: "

@@ -4,6 +4,7 @@
 DeepSpeed and returns what each rank returned. Functions live in importable test modules.
 """
 
+import atexit
 import multiprocessing
 import os
 import socket
@@ -30,8 +31,8 @@ class RankPool:
         self._processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, rank, size, port), daemon=True, name=f"rank{rank}"
+            process = context.Process(  # no daemon: those may have no data workers
+                target=_serve, args=(theirs, rank, size, port), name=f"rank{rank}"
             )
             process.start()
             theirs.close()
@@ -97,6 +98,9 @@ def close_all() -> None:
     """End every pool that was started."""
     while _pools:
         _pools.popitem()[1].close()
+
+
+atexit.register(close_all)
 
 
 def free_port() -> int:

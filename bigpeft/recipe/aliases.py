@@ -23,7 +23,6 @@ class Foreign(NamedTuple):
 _DERIVED = "accumulation is derived from it, batch.micro_size and the world size"
 _PRECISION = "auto, fp32, bf16 or fp16"
 _VARIANT = "variants of LoRA are methods of their own"
-_PACKING = "rows are not packed"
 _MASKING = "assistant, last or all"
 _HELD_OUT = "held-out rows come from files of their own"
 _RESUME = "auto, never or the folder of a checkpoint"
@@ -70,8 +69,12 @@ FOREIGN = {
     "train_on_input": Foreign(_TUNE, "data.loss_on", _MASKING),
     "train_on_prompt": Foreign(_FACTORY, "data.loss_on", _MASKING),
     "mask_history": Foreign(_FACTORY, "data.loss_on", _MASKING),
-    "sample_packing": Foreign(_AXOLOTL, "", _PACKING),
-    "packing": Foreign(_FACTORY, "", _PACKING),
+    "sample_packing": Foreign(_AXOLOTL, "data.packing"),
+    "packing": Foreign(_HF, "data.packing"),
+    "group_by_length": Foreign(_HF, "data.group_by_length"),
+    "dataloader_num_workers": Foreign(_HF, "data.workers"),
+    "attn_implementation": Foreign(_HF, "model.attention"),
+    "flash_attention": Foreign(_AXOLOTL, "model.attention", "flash_attention_2"),
     "val_set_size": Foreign(_AXOLOTL, "eval.path", _HELD_OUT),
     "val_size": Foreign(_FACTORY, "eval.path", _HELD_OUT),
     "split_dataset_ratio": Foreign(_SWIFT, "eval.path", _HELD_OUT),

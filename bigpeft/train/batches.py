@@ -25,33 +25,39 @@ def units_of(inputs: Inputs, plan: Plan) -> Units:
 
 
 class Batches(Dataset[list[dict[str, Tensor]]]):
-    """Global step → the micro-batches of this rank, in a run that goes on from `start`."""
+    """Global step → the micro-batches of this rank, in a run that goes on from `start`.
+
+    Holds plain values only, to be sent to the processes that make batches ahead.
+    """
 
     def __init__(self, units: Units, plan: Plan, start: Position) -> None:
-        self._units, self._plan, self._start = units, plan, start
-        self._lengths = units.lengths() if plan.recipe.data.group_by_length else None
+        recipe, world = plan.recipe, plan.world
+        self._units, self._start = units, start
+        self._size, self._micro_size = recipe.batch.global_size, recipe.batch.micro_size
+        self._seed, self._shuffle = recipe.run.seed, recipe.data.shuffle
+        self._rank, self._ranks = world.rank, world.size
+        self._workers = recipe.data.workers
+        self._lengths = units.lengths() if recipe.data.group_by_length else None
 
     def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
         """Micro-batches of optimizer step `step` (from 0)."""
-        recipe, world = self._plan.recipe, self._plan.world
-        size = recipe.batch.global_size
-        first = self._start.rows_before(step, size)
+        first = self._start.rows_before(step, self._size)
         rows = sample_indices(
-            len(self._units), recipe.run.seed, recipe.data.shuffle, first, size, self._lengths
+            len(self._units), self._seed, self._shuffle, first, self._size, self._lengths
         )
         if self._lengths is not None:
             rows.sort(key=self._lengths.__getitem__)
-        mine = share(rows, world.rank, world.size, recipe.batch.micro_size)
+        mine = share(rows, self._rank, self._ranks, self._micro_size)
         return [self._units.batch(part) for part in mine]
 
     def of_steps(self, steps: range) -> Iterator[list[dict[str, Tensor]]]:
-        """Those of each of these steps in turn, made ahead by data.workers processes."""
+        """Those of each of these steps in turn, made ahead where there are workers."""
         return iter(
             DataLoader(
                 self,
                 batch_size=None,
                 sampler=steps,
-                num_workers=self._plan.recipe.data.workers,
+                num_workers=self._workers,
                 pin_memory=torch.accelerator.is_available(),
             )
         )

@@ -1,5 +1,6 @@
 """Order and sharing. Oracle: what a permutation and a partition are."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,34 @@ def test_the_order_does_not_depend_on_how_it_is_cut(rows, seed, start, cuts, shu
         parts += sample_indices(rows, seed, shuffle, start + len(parts), cut)
 
     assert parts == whole
+
+
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=80), seeds, st.integers(0, 50))
+def test_rows_grouped_by_length_are_in_every_epoch_once_however_it_is_cut(lengths, seed, cut):
+    rows, of = len(lengths), torch.tensor(lengths)
+
+    whole = sample_indices(rows, seed, True, 0, 2 * rows, of)
+
+    assert sorted(whole[:rows]) == sorted(whole[rows:]) == list(range(rows))
+    assert whole[cut:] == sample_indices(rows, seed, True, cut, max(0, 2 * rows - cut), of)
+
+
+def test_rows_grouped_by_length_have_like_ones_beside_them_in_another_order_each_epoch():
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 1000, (4096,))
+
+    grouped, plain = (
+        torch.tensor(sample_indices(4096, 1, True, 0, 4096, of)) for of in (lengths, None)
+    )
+
+    def padding(order: torch.Tensor) -> int:
+        batches = lengths[order].view(-1, 8)
+        return int((batches.max(1, keepdim=True).values - batches).sum())
+
+    assert padding(grouped) < 0.03 * padding(plain)
+    assert grouped.tolist() != sample_indices(4096, 1, True, 4096, 4096, lengths)
+    longest_first = lengths[grouped].view(-1, 32).float().mean(1)
+    assert longest_first.diff().sign().unique().tolist() == [-1, 1]
 
 
 def test_without_shuffling_rows_come_in_file_order():

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bigpeft.cli import (
     convert_checkpoint,
+    data,
     export,
     fetch,
     import_,
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(data.app, name="data")
 app.command("methods")(methods.methods)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)

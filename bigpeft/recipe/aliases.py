@@ -70,8 +70,6 @@ FOREIGN = {
     "train_on_prompt": Foreign(_FACTORY, "data.loss_on", _MASKING),
     "mask_history": Foreign(_FACTORY, "data.loss_on", _MASKING),
     "sample_packing": Foreign(_AXOLOTL, "data.packing"),
-    "packing": Foreign(_HF, "data.packing"),
-    "group_by_length": Foreign(_HF, "data.group_by_length"),
     "dataloader_num_workers": Foreign(_HF, "data.workers"),
     "attn_implementation": Foreign(_HF, "model.attention"),
     "flash_attention": Foreign(_AXOLOTL, "model.attention", "flash_attention_2"),

@@ -35,8 +35,7 @@ def read_inputs(plan: Plan, folder: Path) -> Inputs:
     Raises DataError or FileError, the same on every rank.
     """
     recipe = plan.recipe
-    name = recipe.model.tokenizer or str(plan.folder)
-    tokenizer = load_tokenizer(name, recipe.model.revision, recipe.model.trust_remote_code)
+    tokenizer = tokenizer_of(plan)
     pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
     reader = _reader(plan, tokenizer, recipe.data.path, recipe.data.limit)
     tokens = _prepared(plan, folder / "data", "train", reader)
@@ -48,6 +47,13 @@ def read_inputs(plan: Plan, folder: Path) -> Inputs:
         choices = choice_rows(reader, held, wanted) if wanted else None
         held_out = HeldOut(held, choices, recipe.eval.micro_size, pad_id)
     return Inputs(tokens, held_out, pad_id)
+
+
+def tokenizer_of(plan: Plan) -> PreTrainedTokenizerBase:
+    """The one that the recipe names, or the model's own. Raises FileError."""
+    model = plan.recipe.model
+    name = model.tokenizer or str(plan.folder)
+    return load_tokenizer(name, model.revision, model.trust_remote_code)
 
 
 def _reader(

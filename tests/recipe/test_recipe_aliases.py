@@ -39,7 +39,7 @@ def test_every_section_is_known_with_its_keys():
         ("cutoff_len", "LLaMA-Factory", "write data.max_length"),
         ("quant_bits", "ms-swift", "write model.weights (nf4 or fp4 are 4-bit)"),
         ("max_steps", "Hugging Face", "write train.steps"),
-        ("sample_packing", "axolotl", "leave it out (rows are not packed)"),
+        ("sample_packing", "axolotl", "write data.packing"),
         (
             "gradient_accumulation_steps",
             "Hugging Face",

@@ -1,0 +1,99 @@
+"""bigpeft data: what a recipe's rows become."""
+
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from bigpeft.train.preview import Piece, Preview
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+_BAR = 40  # characters
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>bigpeft data preview</title>
+<style>
+body {{ color: {foreground}; background: {background}; margin: 1.5rem; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font: 0.9rem/1.5 ui-monospace, monospace; }}
+{stylesheet}
+</style></head>
+<body><pre>{code}</pre></body></html>
+"""
+
+
+@app.callback()
+def _data() -> None:
+    """What a recipe's rows become."""
+
+
+@app.command("preview")
+def preview_rows(
+    recipe: Annotated[Path, typer.Option(help="recipe file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="rows to show")] = 3,
+    html: Annotated[Path | None, typer.Option(help="also write a page of it")] = None,
+) -> None:
+    """Show rows as the model sees them: learned tokens bright, masked ones dim, special ones in
+    a frame; then lengths, fill, tokens per epoch and the steps that follow.
+    """
+    from bigpeft.recipe import load_recipe
+    from bigpeft.train.preview import preview
+
+    found = preview(load_recipe(recipe, overrides or []), rows)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(story(found, in_colour=console.is_terminal))
+    if html is not None:
+        page = Console(file=StringIO(), record=True, highlight=False, width=100)
+        page.print(story(found, in_colour=True))
+        html.write_text(page.export_html(code_format=_PAGE), encoding="utf-8")
+
+
+def story(found: "Preview", in_colour: bool) -> RenderableType:
+    """Rows, then figures. Without colours what is learned stands in double brackets."""
+    return Group(*_rows(found, in_colour), _figures(found), _histogram(found))
+
+
+def _rows(found: "Preview", in_colour: bool) -> Iterator[RenderableType]:
+    for number, row in enumerate(found.rows, 1):
+        text = Text().append(f"row {number}, {found.lengths[number - 1]} tokens\n", style="bold")
+        for piece in row:
+            shown = piece.text if in_colour or not piece.learned else f"[[{piece.text}]]"
+            text.append(shown, style=_style(piece))
+        yield text.append("\n")
+
+
+def _style(piece: "Piece") -> str:
+    return ("green" if piece.learned else "dim") + (" reverse" if piece.special else "")
+
+
+def _figures(found: "Preview") -> Table:
+    table = Table.grid(padding=(0, 2))
+    all_rows = len(found.lengths) + found.dropped
+    for name, value in {
+        "rows": f"{found.units}",
+        "left out": f"{found.dropped} of {all_rows} rows are over data.max_length",
+        "tokens": f"{found.tokens:,} an epoch, {found.learned / found.tokens:.1%} of them learned",
+        "lengths": f"{int(found.lengths.min())} to {int(found.lengths.max())}, "
+        f"median {int(found.lengths.median())}",
+        "filled": f"{found.filled:.1%} of the places in batches",
+        "run": f"{found.steps:,} steps of {found.global_size}, {found.epochs:.2f} epochs",
+    }.items():
+        table.add_row(Text(name, style="bold"), value)
+    return table
+
+
+def _histogram(found: "Preview") -> Table:
+    table = Table.grid(padding=(0, 2))
+    classes = found.histogram()
+    most = max(count for _, _, count in classes)
+    for low, high, count in classes:
+        table.add_row(f"{low}-{high}", "█" * -(-count * _BAR // most), f"{count}")
+    return table

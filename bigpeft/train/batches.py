@@ -59,5 +59,6 @@ class Batches(Dataset[list[dict[str, Tensor]]]):
                 sampler=steps,
                 num_workers=self._workers,
                 pin_memory=torch.accelerator.is_available(),
+                generator=torch.Generator(),  # or it draws from the one that dropout needs
             )
         )

@@ -104,7 +104,7 @@ def test_attention_is_of_the_kind_that_the_recipe_names(tmp_path):
 WORKERS = [
     "data.workers=2",
     "batch={global_size: 4, micro_size: 1}",
-    "method={name: adalora, rank: 4, target_rank: 2, interval: 1, final_share: 0.2}",
+    "method={name: adalora, rank: 4, target_rank: 2, interval: 1, final_share: 0.2, dropout: 0.1}",
     "optimizer.learning_rate=2e-2",
     "train.steps=6",
     "eval=null",

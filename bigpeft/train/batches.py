@@ -25,10 +25,7 @@ def units_of(inputs: Inputs, plan: Plan) -> Units:
 
 
 class Batches(Dataset[list[dict[str, Tensor]]]):
-    """Global step → the micro-batches of this rank, in a run that goes on from `start`.
-
-    Holds plain values only, to be sent to the processes that make batches ahead.
-    """
+    """Global step → the micro-batches of this rank, in a run that goes on from `start`."""
 
     def __init__(self, units: Units, plan: Plan, start: Position) -> None:
         recipe, world = plan.recipe, plan.world
@@ -58,6 +55,7 @@ class Batches(Dataset[list[dict[str, Tensor]]]):
                 batch_size=None,
                 sampler=steps,
                 num_workers=self._workers,
+                multiprocessing_context="fork" if self._workers else None,  # rows are shared
                 pin_memory=torch.accelerator.is_available(),
                 generator=torch.Generator(),  # or it draws from the one that dropout needs
             )

@@ -1,12 +1,13 @@
 """Several short rows in one row of the model: packs, filled by best-fit decreasing."""
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bigpeft.data.collate import NO_LOSS, rounded
+from bigpeft.data.collate import NO_LOSS, Item, rounded
 from bigpeft.data.tokens import Tokens
 
 
@@ -88,11 +89,19 @@ class Packed:
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self._lengths().cumsum(0)])
         return ends[self.packs.offsets].diff()
 
-    def batch(self, indices: list[int]) -> dict[str, Tensor]:
+    def item(self, index: int) -> Item:
+        """Ids, positions and labels (n,) of one pack."""
+        rows = [self.tokens.row(row) for row in self.packs.rows(index)]
+        ids = torch.cat([ids for ids, _ in rows]).long()
+        targets = torch.cat([targets for _, targets in rows])
+        positions = torch.cat([torch.arange(len(ids)) for ids, _ in rows])
+        return ids, positions, torch.where(targets, ids, NO_LOSS)
+
+    def batch(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """`input_ids`, `position_ids` and `labels` int64 (packs or 1, length), and how many
         `tokens` are no padding. Padding is a row of its own at the end.
         """
-        packs = [self._joined(index) for index in indices]
+        packs = list(items)
         tokens = sum(len(ids) for ids, _, _ in packs)
         if self.flat:
             whole = [torch.cat(parts) for parts in zip(*packs, strict=True)]
@@ -114,11 +123,3 @@ class Packed:
 
     def _lengths(self) -> Tensor:
         return self.tokens.offsets.diff()[self.packs.members]
-
-    def _joined(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, positions and labels (n,) of one pack."""
-        rows = [self.tokens.row(row) for row in self.packs.rows(index)]
-        ids = torch.cat([ids for ids, _ in rows]).long()
-        targets = torch.cat([targets for _, targets in rows])
-        positions = torch.cat([torch.arange(len(ids)) for ids, _ in rows])
-        return ids, positions, torch.where(targets, ids, NO_LOSS)

@@ -45,7 +45,7 @@ class Batches(Dataset[list[dict[str, Tensor]]]):
         if self._lengths is not None:
             rows.sort(key=self._lengths.__getitem__)
         mine = share(rows, self._rank, self._ranks, self._micro_size)
-        return [self._units.batch(part) for part in mine]
+        return [self._units.batch([self._units.item(i) for i in part]) for part in mine]
 
     def of_steps(self, steps: range) -> Iterator[list[dict[str, Tensor]]]:
         """Those of each of these steps in turn, made ahead where there are workers."""

@@ -50,7 +50,7 @@ def test_rows_come_back_out_of_their_packs(rows, flat):
     tokens = tokens_of(rows)
     packed = Packed(tokens, pack(tokens.offsets.diff(), 24), PAD, flat)
 
-    batch = packed.batch(list(range(len(packed))))
+    batch = packed.batch([packed.item(index) for index in range(len(packed))])
 
     shape = batch["input_ids"].shape
     assert shape[0] == (1 if flat else len(packed))

@@ -54,7 +54,7 @@ def test_a_packed_row_has_the_logits_that_it_has_alone(family, flat, tmp_path):
     tokens = tokens_of(rows)
     packed = Packed(tokens, pack(tokens.offsets.diff(), 18), 0, flat)
 
-    batch = packed.batch(list(range(len(packed))))
+    batch = packed.batch([packed.item(index) for index in range(len(packed))])
     together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
 
     whole = batch["input_ids"].flatten().tolist()

@@ -2,10 +2,12 @@
 
 import hashlib
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Row = TypeVar("Row")
 _WINDOW = 2048
 """Rows of a shuffled epoch that are sorted by length together."""
 _BLOCK = 32
@@ -39,16 +41,16 @@ def sample_indices(
     return found
 
 
-def share(indices: list[int], rank: int, world: int, micro_size: int) -> list[list[int]]:
-    """One rank's micro-batches of one step's rows.
+def share(rows: list[Row], rank: int, world: int, micro_size: int) -> list[list[Row]]:
+    """One rank's micro-batches of one step's rows, or their numbers.
 
     Micro-batch k of rank r takes [(k·world + r)·micro_size, + micro_size): all ranks' first
     micro-batches, then all their second ones. Every rank gets equally many; when the rows do not
     fill them (the end of an evaluation), the last ones are short or empty.
     """
     per_pass = world * micro_size
-    starts = range(rank * micro_size, -(-len(indices) // per_pass) * per_pass, per_pass)
-    return [indices[start : start + micro_size] for start in starts]
+    starts = range(rank * micro_size, -(-len(rows) // per_pass) * per_pass, per_pass)
+    return [rows[start : start + micro_size] for start in starts]
 
 
 @lru_cache(maxsize=2)

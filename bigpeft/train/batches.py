@@ -6,22 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bigpeft.data import Packed, Padded, pack, sample_indices, share
+from bigpeft.data import sample_indices, share
 from bigpeft.plan import Plan
-from bigpeft.train.inputs import Inputs
 from bigpeft.train.saving import Position
-
-Units = Padded | Packed
-"""What batch sizes count: rows, or packs of them."""
-
-
-def units_of(inputs: Inputs, plan: Plan) -> Units:
-    """The training rows as the recipe wants them side by side."""
-    data = plan.recipe.data
-    if not data.packing:
-        return Padded(inputs.tokens, inputs.pad_id)
-    packs = pack(inputs.tokens.offsets.diff(), data.max_length)
-    return Packed(inputs.tokens, packs, inputs.pad_id, flat=plan.flash)
+from bigpeft.train.units import Units
 
 
 class Batches(Dataset[list[dict[str, Tensor]]]):

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from bigpeft.data import Packed
 from bigpeft.plan import outline
 from bigpeft.recipe import Recipe
-from bigpeft.train.batches import Batches, Units, units_of
+from bigpeft.train.batches import Batches
 from bigpeft.train.inputs import read_inputs, tokenizer_of
 from bigpeft.train.progress import total_steps
 from bigpeft.train.saving import Position
+from bigpeft.train.units import Units, side_by_side
 from bigpeft.world import World
 
 _MOST_STEPS = 200  # whose padding is measured
@@ -74,7 +75,7 @@ def preview(recipe: Recipe, rows: int) -> Preview:
     plan = outline(recipe, World())
     inputs = read_inputs(plan, Path(recipe.run.folder))
     tokenizer, tokens = tokenizer_of(plan), inputs.tokens
-    units = units_of(inputs, plan)
+    units = side_by_side(inputs.tokens, inputs.pad_id, plan)
     shown = (tokens.row(index) for index in range(min(rows, len(tokens))))
     return Preview(
         rows=tuple(tuple(pieces(ids, targets, tokenizer)) for ids, targets in shown),

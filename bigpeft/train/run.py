@@ -12,7 +12,7 @@ from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
-from bigpeft.train.batches import Batches, Units, units_of
+from bigpeft.train.batches import Batches
 from bigpeft.train.due import SaveTimes, due
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.evaluate import evaluate
@@ -26,6 +26,7 @@ from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
 from bigpeft.train.stops import Stops
 from bigpeft.train.terminal import Terminal
+from bigpeft.train.units import Units, side_by_side
 from bigpeft.world import World
 
 
@@ -56,7 +57,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
     inputs = read_inputs(plan, folder)
-    units = units_of(inputs, plan)
+    units = side_by_side(inputs.tokens, inputs.pad_id, plan)
     device = join_processes(world)
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)

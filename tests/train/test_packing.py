@@ -9,9 +9,10 @@ from torch.testing import assert_close
 from bigpeft.data import Packed, collate, pack
 from bigpeft.plan import make_plan
 from bigpeft.recipe import load_recipe
-from bigpeft.train.batches import Batches, units_of
+from bigpeft.train.batches import Batches
 from bigpeft.train.inputs import read_inputs
 from bigpeft.train.saving import Position
+from bigpeft.train.units import side_by_side
 from bigpeft.world import World
 from tests.backbone.families import FAMILIES, saved_model
 from tests.checkpoint.test_resume import assert_same
@@ -133,7 +134,7 @@ def test_rows_grouped_by_length_are_padded_less(tmp_path):
         batch = ["batch={global_size: 16, micro_size: 4}", f"data.group_by_length={key}".lower()]
         plan = make_plan(load_recipe(DEBUG, [f"run.folder={tmp_path}", *batch]), World())
         inputs = read_inputs(plan, tmp_path)
-        batches = Batches(units_of(inputs, plan), plan, Position())
+        batches = Batches(side_by_side(inputs.tokens, inputs.pad_id, plan), plan, Position())
         epoch = [micro for step in range(4) for micro in batches[step]]
         places[key] = sum(micro["input_ids"].numel() for micro in epoch)
         tokens[key] = sum(int(micro["attention_mask"].sum()) for micro in epoch)

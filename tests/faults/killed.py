@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bigpeft.train.metrics import read_rows
 from tests.train.runs import train_here
 from tests.worlds import free_port, join
@@ -84,6 +86,7 @@ def _rank(
     heard: Any,
 ) -> None:
     join(rank, 2, port)
+    torch.set_num_threads(1)  # the server had more when it imported torch, and sums depend on it
     kind, victim, moment = fault
     listener = _Listener(folder / "checkpoints", int(moment) if kind == "call" else None)
     if rank == victim and kind != "time":

@@ -16,6 +16,7 @@ from bigpeft.cli import (
     quantize,
     recipe,
     reference,
+    report,
     run,
     status,
     verify,
@@ -38,6 +39,7 @@ app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
+app.command("report")(report.report)
 app.command("run", context_settings=run.SETTINGS)(run.run)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)

@@ -60,7 +60,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     start = Position.of(found)
     done, steps = start.step, total_steps(recipe, len(inputs.tokens), start)
     if world.is_first:
-        describe_run(folder, plan, steps)
+        describe_run(folder, plan, steps, done)
     terminal.say(describe(plan, len(inputs.tokens), steps))
 
     backbone = load_backbone(plan, weights, device)

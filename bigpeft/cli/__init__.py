@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from bigpeft.cli import (
+    compare,
     convert_checkpoint,
     export,
     fetch,
@@ -40,6 +41,7 @@ app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("run", context_settings=run.SETTINGS)(run.run)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)

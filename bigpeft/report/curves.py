@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from bigpeft.report.chart import Line, histogram, lines
 from bigpeft.report.record import Record
-from bigpeft.report.series import Row, Series, series, smoothed, tokens_per_second
+from bigpeft.report.series import Row, Series, gibibytes, series, smoothed, tokens_per_second
 from bigpeft.report.words import number
 
 
@@ -28,19 +28,34 @@ def curves(record: Record) -> list[Chart]:
     if len(loss):
         drawn = [Line(loss, faint=True), Line(smoothed(loss))]
         charts.append(_chart("loss", "Training loss", "nats per token", drawn, marks))
-    held_out = _with_start(series(record.rows, "eval_loss"), record.before.get("eval_loss"))
-    if len(held_out):
-        line = Line(held_out, colour=1, dotted=True)
-        charts.append(_chart("eval-loss", "Held-out loss", "nats per token", [line], marks))
-    for key in _other_metrics(record):
-        line = Line(_with_start(series(record.rows, key), record.before.get(key)), "", 1, False, True)
-        title = f"Held-out {key.removeprefix('eval_').replace('_', ' ')}"
-        charts.append(_chart(key.replace("_", "-"), title, "", [line], marks))
+    for key in evaluated(record):
+        line = Line(held_out(record, key), colour=1, dotted=True)
+        unit = "nats per token" if key == "eval_loss" else ""
+        charts.append(_chart(key.replace("_", "-"), title_of(key), unit, [line], marks))
     for name, title, unit, value in _PER_STEP:
         curve = series(record.rows, value)
         if len(curve):
             charts.append(_chart(name, title, unit, [Line(curve, colour=2)], marks))
     return charts
+
+
+def evaluated(record: Record) -> list[str]:
+    """Keys of what was measured on held-out rows between the steps, the loss first."""
+    keys = dict.fromkeys(key for row in record.rows for key in row if key.startswith("eval_"))
+    measured = [key for key in keys if len(series(record.rows, key))]
+    return sorted(measured, key=lambda key: key != "eval_loss")
+
+
+def held_out(record: Record, key: str) -> Series:
+    """Its course; the evaluation before the first step stands at step 0."""
+    curve = series(record.rows, key)
+    start = series([{"step": 0, "value": record.before.get(key)}], "value")
+    return Series(start.steps + curve.steps, start.values + curve.values) if len(curve) else curve
+
+
+def title_of(key: str) -> str:
+    """Held-out accuracy, for eval_accuracy."""
+    return f"Held-out {key.removeprefix('eval_').replace('_', ' ')}"
 
 
 def lengths(name: str, told: Any) -> Markup | None:
@@ -64,27 +79,10 @@ def _chart(name: str, title: str, unit: str, drawn: list[Line], marks: list[int]
     return Chart(heading, lines(name, alt, drawn, marks))
 
 
-def _other_metrics(record: Record) -> list[str]:
-    keys = dict.fromkeys(key for row in record.rows for key in row)
-    named = [key for key in keys if key.startswith("eval_") and key != "eval_loss"]
-    return [key for key in named if len(series(record.rows, key))]
-
-
-def _with_start(curve: Series, before: Any) -> Series:
-    """The evaluation before the first step stands at step 0."""
-    start = series([{"step": 0, "value": before}], "value")
-    return Series(start.steps + curve.steps, start.values + curve.values) if len(curve) else curve
-
-
-def _gibibytes(row: Row) -> float | None:
-    memory = row.get("memory_bytes")
-    return memory / 2**30 if isinstance(memory, int | float) else None
-
-
 _PER_STEP: tuple[tuple[str, str, str, str | Callable[[Row], Any]], ...] = (
     ("rate", "Learning rate", "", "learning_rate"),
     ("norm", "Gradient norm", "", "grad_norm"),
     ("speed", "Speed", "tokens per second", tokens_per_second),
-    ("memory", "Peak memory of the first rank", "GiB", _gibibytes),
+    ("memory", "Peak memory of the first rank", "GiB", gibibytes),
     ("penalty", "Penalty of the constraints", "", "penalty"),
 )

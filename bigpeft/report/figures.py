@@ -26,7 +26,7 @@ class Figures:
 
 
 def figures(record: Record) -> Figures:
-    """Of one run; the last loss is the mean over its last tenth, which is less noisy than a step."""
+    """Of one run; the last loss is the mean over its last tenth: one step alone is noise."""
     rows = record.rows
     loss = series(rows, "loss").values
     tail = loss[-max(1, round(len(loss) * _END)) :]

@@ -6,7 +6,7 @@ _Z = 1.959963984540054  # 95 %
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of `rows` rows (Wilson 1927). Raises ValueError for none."""
+    """The 95 % score interval (Wilson 1927) of a share of so many rows. Raises ValueError for 0."""
     if rows <= 0:
         raise ValueError("an interval needs a row")
     spread = _Z**2 / rows

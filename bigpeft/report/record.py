@@ -149,8 +149,10 @@ def _status(folder: Path) -> Status | None:
 
 def _checkpoints(root: Path, status: Status | None) -> list[Saved]:
     """Oldest first. The newest whole one was compared with its hashes for the status."""
-    return [_saved(path, status is not None and status.checkpoint == path.name)
-            for path in by_step(root)]
+    return [
+        _saved(path, status is not None and status.checkpoint == path.name)
+        for path in by_step(root)
+    ]
 
 
 def _saved(path: Path, verified: bool) -> Saved:

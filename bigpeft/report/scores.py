@@ -29,9 +29,7 @@ class Scored:
 
 def scores(record: Record) -> list[Scored]:
     """From eval.json, or from what the steps and summary.json say of the held-out rows."""
-    moments = {
-        moment: _told(record.evaluation.get(moment)) for moment in ("before", "after")
-    }
+    moments = {moment: _told(record.evaluation.get(moment)) for moment in ("before", "after")}
     if not any(moments.values()):
         moments = {"before": _of_row(record, record.before), "after": _last(record)}
     keys = dict.fromkeys([*moments["before"], *moments["after"]])
@@ -60,8 +58,9 @@ def _last(record: Record) -> Told:
     if evaluated:
         return _of_row(record, evaluated[-1])
     names = {"eval_loss_after": "eval_loss", "accuracy_after": "eval_accuracy"}
-    known = {ours: record.summary[theirs] for theirs, ours in names.items()
-             if theirs in record.summary}
+    known = {
+        ours: record.summary[theirs] for theirs, ours in names.items() if theirs in record.summary
+    }
     return _of_row(record, known)
 
 

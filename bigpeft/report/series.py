@@ -37,6 +37,12 @@ def tokens_per_second(row: Row) -> float | None:
     return tokens / seconds if _is_finite(tokens) and _is_finite(seconds) and seconds else None
 
 
+def gibibytes(row: Row) -> float | None:
+    """Peak memory of the first rank."""
+    memory = row.get("memory_bytes")
+    return memory / 2**30 if _is_finite(memory) else None
+
+
 def smoothed(curve: Series) -> Series:
     """A running mean that forgets half within a fortieth of the curve, and starts without bias."""
     keep = 0.5 ** (1 / max(1.0, len(curve) / 40))

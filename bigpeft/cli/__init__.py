@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from bigpeft.cli import (
+    compare,
     convert_checkpoint,
     data,
     export,
@@ -17,6 +18,7 @@ from bigpeft.cli import (
     quantize,
     recipe,
     reference,
+    report,
     run,
     status,
     verify,
@@ -40,6 +42,8 @@ app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("run", context_settings=run.SETTINGS)(run.run)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)

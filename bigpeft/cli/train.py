@@ -75,8 +75,23 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
         )
     except StoppedEarly:
         leave_processes()
+        _report(loaded.run.folder, world, terminal)
         raise
     leave_processes()
+    _report(loaded.run.folder, world, terminal)
+
+
+def _report(folder: str, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """The page of the run, from the first rank; without it the run is no worse."""
+    if not world.is_first:
+        return
+    try:
+        from bigpeft.report import write_report
+
+        terminal.say(f"report {write_report(Path(folder))}")
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        terminal.say(f"there is no report ({reason}); bigpeft report {folder} tries again")
 
 
 def _threads(world: World) -> int:

@@ -3,6 +3,7 @@
 Importing the room loads neither transformers nor datasets: the recipe asks it for format names.
 """
 
+from bigpeft.data.card import card_of
 from bigpeft.data.chat import read_template, render
 from bigpeft.data.choices import Choices, choice_rows
 from bigpeft.data.collate import Padded, collate
@@ -27,6 +28,7 @@ __all__ = [
     "Rows",
     "Tokens",
     "Turn",
+    "card_of",
     "check_vocabulary",
     "choice_rows",
     "collate",

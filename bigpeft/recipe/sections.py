@@ -10,6 +10,7 @@ from bigpeft.recipe.checkpointing import Checkpointing
 from bigpeft.recipe.data import Data
 from bigpeft.recipe.evaluation import Evaluation
 from bigpeft.recipe.section import Section
+from bigpeft.recipe.tracking import Tracking
 from bigpeft.recipe.values import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -187,3 +188,4 @@ class Recipe(Section):
     train: Train
     sharding: Sharding = Sharding()  # type: ignore[call-arg]
     checkpoint: Checkpointing = Checkpointing()  # type: ignore[valid-type]
+    tracking: Tracking = Tracking()  # type: ignore[call-arg]

@@ -5,8 +5,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -69,12 +70,40 @@ def _take(lock: TextIO, folder: Path) -> None:
     lock.flush()
 
 
-def describe_run(folder: Path, plan: Plan, steps: int) -> None:
-    """Write recipe.yaml (resolved), run.json, ds_config.json and environment.json."""
-    write_json(folder / RUN, {"steps": steps})
+def describe_run(folder: Path, plan: Plan, steps: int, done: int) -> None:
+    """Write recipe.yaml (resolved), run.json, ds_config.json and environment.json.
+
+    Earlier starts of the same run stay in run.json; `done` steps were made in them.
+    """
+    start = {"step": done, "time": time.time(), "world_size": plan.world.size}
+    starts = [*_starts(folder), start]
+    write_json(folder / RUN, {"steps": steps, "starts": starts, "plan": planned(plan)})
     (folder / "recipe.yaml").write_text(dump_recipe(plan.recipe))
     write_json(folder / "ds_config.json", plan.ds_config)
     write_json(folder / "environment.json", environment(plan.world))
+
+
+def _starts(folder: Path) -> list[object]:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return list(json.loads((folder / RUN).read_text())["starts"])
+    return []
+
+
+def planned(plan: Plan) -> dict[str, object]:
+    """What the plan decided, for people. Bytes are those of one rank but for the total."""
+    return {
+        "precision": plan.precision,
+        "stage": plan.stage,
+        "world_size": plan.world.size,
+        "backbone_shared_by_ranks": plan.group_size,
+        "accumulation_steps": plan.accumulation_steps,
+        "learning_rate": plan.learning_rate,
+        "seats": len(plan.seated),
+        "trainable": plan.trainable,
+        "packed_bytes": plan.held.packed,
+        "packed_total_bytes": plan.held.packed_total,
+        "held_bytes": plan.held.sum,
+    }
 
 
 def environment(world: World) -> dict[str, object]:

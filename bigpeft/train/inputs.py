@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from bigpeft.data import (
     Reader,
     Tokens,
+    card_of,
     check_vocabulary,
     choice_rows,
     fingerprint_of,
@@ -18,6 +19,9 @@ from bigpeft.data import (
 )
 from bigpeft.plan import Plan
 from bigpeft.train.evaluate import HeldOut
+from bigpeft.train.folder import write_json
+
+CARD = "data.json"
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,18 @@ def read_inputs(plan: Plan, folder: Path) -> Inputs:
     pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
     reader = _reader(plan, tokenizer, recipe.data.path, recipe.data.limit)
     tokens = _prepared(plan, folder / "data", "train", reader)
+    cards = {"train": (reader, tokens)}
     held_out = None
     if recipe.eval is not None:
         reader = _reader(plan, tokenizer, recipe.eval.path, recipe.eval.limit)
         held = _prepared(plan, folder / "data", "eval", reader)
+        cards["eval"] = (reader, held)
         wanted = recipe.eval.choices
         choices = choice_rows(reader, held, wanted) if wanted else None
         held_out = HeldOut(held, choices, recipe.eval.micro_size, pad_id)
+    if plan.world.is_first:
+        card = {name: card_of(read.source.sources, kept) for name, (read, kept) in cards.items()}
+        write_json(folder / CARD, card)
     return Inputs(tokens, held_out, pad_id)
 
 

@@ -26,6 +26,7 @@ from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
 from bigpeft.train.stops import Stops
 from bigpeft.train.terminal import Terminal
+from bigpeft.train.tracking import Tracking
 from bigpeft.train.units import Units, side_by_side
 from bigpeft.world import World
 
@@ -48,11 +49,14 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
     plan = make_plan(recipe, world)
     folder = Path(recipe.run.folder)
-    with open_run(folder, recipe.checkpoint.resume != "never", world):
-        return _train(plan, folder, terminal)
+    with (
+        open_run(folder, recipe.checkpoint.resume != "never", world),
+        Tracking(plan, folder, terminal.say) as tracking,
+    ):
+        return _train(plan, folder, terminal, tracking)
 
 
-def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
+def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> Finished:
     recipe, world = plan.recipe, plan.world
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
@@ -63,7 +67,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     start = Position.of(found)
     done, steps = start.step, total_steps(recipe, len(units), start)
     if world.is_first:
-        describe_run(folder, plan, steps)
+        describe_run(folder, plan, steps, done)
     terminal.say(describe(plan, units, steps))
 
     backbone = load_backbone(plan, weights, device)
@@ -78,6 +82,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
     for remark in (*backbone.remarks(), *adapters.remarks()):
         terminal.say(remark)
     progress = Progress(folder, terminal, engine, backbone.meter, steps, done)
+    tracking.start(done)
     if inputs.held_out is not None and not done:
         progress.before(evaluate(engine, inputs.held_out, world))
 
@@ -97,6 +102,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal) -> Finished:
             if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step + 1)):
                 result = evaluate(engine, inputs.held_out, world)
             progress.after(step + 1, record, rate, seconds, waited, result)
+            tracking.look()
             told = stops.agreed()
             stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
             if save_times.due(step + 1) or stopping or last:

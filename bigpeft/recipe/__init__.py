@@ -16,6 +16,7 @@ from bigpeft.recipe.sections import (
     Sharding,
     Train,
 )
+from bigpeft.recipe.tracking import Tracking
 from bigpeft.recipe.values import seconds_of
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Run",
     "Section",
     "Sharding",
+    "Tracking",
     "Train",
     "dump_recipe",
     "load_recipe",

@@ -9,10 +9,13 @@ from bigpeft.recipe.values import one_of
 from bigpeft.trackers import trackers
 
 
+_NAMES = sorted(trackers())
+
+
 class Tracking(Section):
     """Services that show the curves of many runs, each an extra of its own (report.md)."""
 
-    trackers: tuple[Annotated[str, one_of(sorted(trackers()))], ...] = Field(
+    trackers: tuple[Annotated[str, one_of(_NAMES)], ...] = Field(
         (), description="any of tensorboard, wandb and mlflow"
     )
     project: str = Field("bigpeft", description="project of wandb, experiment of mlflow")

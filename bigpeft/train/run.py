@@ -51,7 +51,7 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
     folder = Path(recipe.run.folder)
     with (
         open_run(folder, recipe.checkpoint.resume != "never", world),
-        Tracking(plan, folder, terminal.say) as tracking,
+        Tracking(recipe.tracking, folder, world.is_first, terminal.say) as tracking,
     ):
         return _train(plan, folder, terminal, tracking)
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from bigpeft.errors import RecipeError, StoppedEarly
-from bigpeft.plan import Plan
+from bigpeft.recipe import Tracking as Wanted
 from bigpeft.trackers import trackers
 
 _PATIENCE = 60.0  # seconds for what is still to be sent
@@ -29,14 +29,14 @@ class Tracking:
 
     def __init__(
         self,
-        plan: Plan,
+        wanted: Wanted,
         folder: Path,
+        is_first: bool,
         say: Callable[[str], None],
         patience: float = _PATIENCE,
     ) -> None:
-        self._wanted, self._folder, self._say = plan.recipe.tracking, folder, say
-        self._patience = patience
-        self._names = self._wanted.trackers if plan.world.is_first else ()
+        self._wanted, self._folder, self._say, self._patience = wanted, folder, say, patience
+        self._names = wanted.trackers if is_first else ()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for name in self._names:
             _refuse_missing(name)

@@ -8,7 +8,6 @@ from bigpeft.recipe.section import Section
 from bigpeft.recipe.values import one_of
 from bigpeft.trackers import trackers
 
-
 _NAMES = sorted(trackers())
 
 

@@ -40,8 +40,8 @@ IN_FILE = {
     "a key of several other sections": (
         "model:\n",
         "name: x\nmodel:\n",
-        "small.yaml:1 name: belongs to model, method or optimizer\n"
-        "  fix: write model.name, method.name or",
+        "small.yaml:1 name: belongs to model, method, optimizer or tracking\n"
+        "  fix: write model.name, method.name, optimizer.name or",
     ),
     "a misspelt key of another section": (
         "steps: 10",

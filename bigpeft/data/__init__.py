@@ -4,28 +4,33 @@ Importing the room loads neither transformers nor datasets: the recipe asks it f
 """
 
 from bigpeft.data.card import card_of
-from bigpeft.data.chat import read_template, render
+from bigpeft.data.chat import Chat, read_template, render
 from bigpeft.data.choices import Choices, choice_rows
 from bigpeft.data.collate import Padded, collate
 from bigpeft.data.fingerprint import fingerprint_of
 from bigpeft.data.formats import Format, Row, RowError, Turn, formats
+from bigpeft.data.held_out import Part
 from bigpeft.data.order import sample_indices, share
 from bigpeft.data.pack import Packed, pack
 from bigpeft.data.prepare import prepare
+from bigpeft.data.reader import Reader, detect
 from bigpeft.data.sources import Rows, load_rows
-from bigpeft.data.tokenize import Reader, detect, tokenise
+from bigpeft.data.tokenize import tokenise
 from bigpeft.data.tokenizer import load_tokenizer, serialised
-from bigpeft.data.tokens import Tokens, check_vocabulary
+from bigpeft.data.tokens import Skipped, Tokens, check_vocabulary
 
 __all__ = [
+    "Chat",
     "Choices",
     "Format",
     "Packed",
     "Padded",
+    "Part",
     "Reader",
     "Row",
     "RowError",
     "Rows",
+    "Skipped",
     "Tokens",
     "Turn",
     "card_of",

@@ -1,18 +1,21 @@
 """A conversation → token ids and which of them are learned, through the chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from bigpeft.data.encode import Draft, encode
+from bigpeft.data.encode import Draft, Spans, encode
 from bigpeft.data.formats.base import RowError, Turn
-from bigpeft.data.spans import answer_span
+from bigpeft.data.shapes import Shapes
+from bigpeft.data.spans import find_answer
 from bigpeft.errors import FileError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LossOn = Literal["assistant", "last", "all"]
+Tools = Sequence[Mapping[str, Any]]
 
 
 def render(
@@ -20,6 +23,7 @@ def render(
     template: str | None,
     tokenizer: "PreTrainedTokenizerBase",
     loss_on: LossOn = "assistant",
+    tools: Tools = (),
 ) -> tuple[list[int], list[bool]]:
     """Token ids (n) and target mask (n) of a conversation; `template` None is the tokenizer's own.
 
@@ -27,27 +31,72 @@ def render(
     The template writes the special tokens, so none is added. Raises RowError (a ValueError) where
     the template fails.
     """
-    ids, targets = encode([draft(turns, template, tokenizer, loss_on)], tokenizer)[0]
+    draft = Chat(tokenizer, template).draft(turns, loss_on, tools)
+    ids, targets = encode([draft], tokenizer)[0]
     return ids.tolist(), targets.tolist()
 
 
-def draft(
-    turns: Sequence[Turn],
-    template: str | None,
-    tokenizer: "PreTrainedTokenizerBase",
-    loss_on: LossOn = "assistant",
-) -> Draft:
-    """The rendered text and its learned spans. Raises RowError where the template fails."""
+@dataclass(frozen=True)
+class Chat:
+    """A chat template with its tokenizer; remembers how the template writes answers."""
 
-    def text_of(part: Sequence[Turn], generation_prompt: bool) -> str:
-        return _rendered(part, template, tokenizer, generation_prompt)
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str | None = None
+    _shapes: Shapes = field(default_factory=Shapes, compare=False)
 
-    text = text_of(turns, False)
-    if loss_on == "all":
-        return Draft(text, ((0, len(text)),))
-    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    wanted = answers[-1:] if loss_on == "last" else answers
-    return Draft(text, tuple(answer_span(text, turns, index, text_of) for index in wanted))
+    def draft(
+        self, turns: Sequence[Turn], loss_on: LossOn = "assistant", tools: Tools = ()
+    ) -> Draft:
+        """The rendered text and its learned spans. Raises RowError where the template fails."""
+        text = self.render(turns, False, tools)
+        answers = [index for index, turn in enumerate(turns) if turn.is_answer]
+        if loss_on == "all":
+            unlearned = [index for index in answers if not turns[index].learned]
+            return Draft(text, _around(self._spans(text, turns, unlearned, tools), len(text)))
+        if loss_on == "last":
+            answers = answers[-1:]
+        wanted = [index for index in answers if turns[index].learned]
+        return Draft(text, self._spans(text, turns, wanted, tools))
+
+    def render(
+        self, turns: Sequence[Turn], generation_prompt: bool = False, tools: Tools = ()
+    ) -> str:
+        """The conversation as text, sandboxed as transformers does. Raises RowError."""
+        if self.template is None and self.tokenizer.chat_template is None:
+            raise RowError(
+                "is a conversation, and the tokenizer has no chat template",
+                "set data.template to a Jinja template or a file of one",
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [turn.message() for turn in turns],
+                tools=list(tools) or None,  # type: ignore[arg-type]
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )
+        except Exception as error:  # a template runs as code: it may raise anything
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise RowError(
+                f"does not go through the chat template ({reason})",
+                "mend the row's roles, or set data.template",
+            ) from error
+        return str(text)
+
+    def _spans(self, text: str, turns: Sequence[Turn], wanted: list[int], tools: Tools) -> Spans:
+        known = self._shapes.spans(text, turns, wanted)
+        if known is not None:
+            return known
+
+        def render_part(part: Sequence[Turn], generation_prompt: bool) -> str:
+            return self.render(part, generation_prompt, tools)
+
+        found = []
+        for index in wanted:
+            answer = find_answer(text, turns, index, render_part)
+            self._shapes.learn(text, turns, index, answer)
+            found.append((answer.start, answer.end))
+        return tuple(found)
 
 
 def read_template(template: str | None) -> str | None:
@@ -66,29 +115,8 @@ def read_template(template: str | None) -> str | None:
         ) from error
 
 
-def _rendered(
-    turns: Sequence[Turn],
-    template: str | None,
-    tokenizer: "PreTrainedTokenizerBase",
-    generation_prompt: bool,
-) -> str:
-    if template is None and tokenizer.chat_template is None:
-        raise RowError(
-            "is a conversation, and the tokenizer has no chat template",
-            "set data.template to a Jinja template or a file of one",
-        )
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-        )
-    except Exception as error:  # a template runs as code: it may raise anything
-        reason = str(error) or type(error).__name__
-        raise RowError(
-            f"does not go through the chat template ({reason})",
-            "mend the row's roles, or set data.template",
-        ) from error
-    return str(text)
+def _around(spans: Spans, length: int) -> Spans:
+    """What lies between `spans`."""
+    edges = [0, *(edge for span in spans for edge in span), length]
+    pairs = zip(edges[::2], edges[1::2], strict=True)
+    return tuple((start, end) for start, end in pairs if start < end)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigpeft.data.encode import Draft, encode
 from bigpeft.data.formats import Row
-from bigpeft.data.tokenize import Reader
+from bigpeft.data.reader import Reader
 from bigpeft.data.tokens import Tokens
 from bigpeft.errors import DataError
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bigpeft.data.files import KINDS, find, kind_of
+from bigpeft.data.held_out import Part
 from bigpeft.data.hub import hub_is_reachable, without_network
-from bigpeft.data.text_files import csv_rows, json_rows
+from bigpeft.data.text_files import Refuse, csv_rows, json_rows, raise_it
 from bigpeft.errors import DataError
 
 
@@ -22,53 +23,84 @@ class Rows:
 
     limit: int | None = None
 
+    split: str | None = None
+    """Of data sets on the hub; None is train."""
+
+    part: Part | None = None
+    """Only these of the first `limit` rows."""
+
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """("train.jsonl row 7", the row) … Raises DataError where a source cannot be read."""
-        return islice(self._all(), self.limit)
+        return self.read(raise_it)
+
+    def read(self, refuse: Refuse) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The same, but a line that cannot be read is handed to `refuse`, and left out."""
+        for number, found in enumerate(islice(self._all(refuse), self.limit)):
+            if self.part is None or self.part.has(number):
+                yield found
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the first row's columns."""
-        return tuple(next(iter(self))[1])
+        return columns_of(self, self.sources[0])
 
-    def _all(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _all(self, refuse: Refuse) -> Iterator[tuple[str, dict[str, Any]]]:
         for source in self.sources:
-            number = 0
-            for number, row in enumerate(_read(source), 1):
+            number, refused = 0, []
+
+            def note(error: DataError, refused: list[DataError] = refused) -> None:
+                refuse(error)
+                refused.append(error)
+
+            for number, row in enumerate(_read(source, self.split, note), 1):
                 yield f"{source} row {number}", row
-            if not number:
+            if not number and not refused:
                 raise DataError(
                     str(source), "holds no row", "take it out of the recipe, or fill it"
                 )
 
 
-def load_rows(paths: tuple[str, ...], limit: int | None = None) -> Rows:
+def load_rows(
+    paths: tuple[str, ...],
+    limit: int | None = None,
+    split: str | None = None,
+    part: Part | None = None,
+) -> Rows:
     """The first `limit` rows of these paths together, in the order given; a glob is sorted.
 
     A path is a .jsonl, .json, .csv (each also .gz), .parquet or .arrow file, a folder of such
-    files or one that `Dataset.save_to_disk` wrote, a glob, or a hub name. Raises DataError when a
-    path is missing, of another kind, or its first row cannot be read.
+    files or one that `Dataset.save_to_disk` wrote, a glob, or a hub name; `split` is the one to
+    take of a hub name or a folder. Raises DataError when a path is missing, of another kind, or
+    nothing of it can be read.
     """
     found: list[Path | str] = []
     for path in paths:
-        files = find(path)
+        files = find(path, split)
         found += [path] if files is None else files
-    rows = Rows(tuple(found), limit)
+    rows = Rows(tuple(found), limit, split, part)
     for source in rows.sources:
-        next(iter(Rows((source,))))  # a wrong file says so now, not an hour into the first
+        columns_of(rows, source)  # a wrong file says so now, not an hour into the first
     return rows
 
 
-def _read(source: Path | str) -> Iterator[dict[str, Any]]:
+def columns_of(rows: Rows, source: Path | str) -> tuple[str, ...]:
+    """Names of the columns of the first row of one source that can be read."""
+    first: list[DataError] = []
+    for _, row in Rows((source,), split=rows.split).read(first.append):
+        return tuple(row)
+    raise first[0]
+
+
+def _read(source: Path | str, split: str | None, refuse: Refuse) -> Iterator[dict[str, Any]]:
     if isinstance(source, str):
-        return _from_hub(source)
+        return _from_hub(source, split or "train")
     if source.is_dir():
         return _from_saved(source)
     match kind_of(source):
         case ".jsonl" | ".json":
-            return json_rows(source)
+            return json_rows(source, refuse)
         case ".csv":
-            return csv_rows(source)
+            return csv_rows(source, refuse)
         case ".parquet" | ".arrow":
             return _from_table(source)
     raise DataError(
@@ -92,7 +124,7 @@ def _from_table(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _from_saved(folder: Path) -> Iterator[dict[str, Any]]:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import load_from_disk
 
     try:
         with _quiet():
@@ -101,22 +133,16 @@ def _from_saved(folder: Path) -> Iterator[dict[str, Any]]:
         raise DataError(
             str(folder), f"cannot be read ({_reason(error)})", "save it anew"
         ) from error
-    if isinstance(table, DatasetDict):
-        raise DataError(
-            str(folder),
-            f"holds the splits {', '.join(map(str, table))}",
-            f"name one, such as {folder / str(next(iter(table), 'train'))}",
-        )
     yield from table
 
 
-def _from_hub(name: str) -> Iterator[dict[str, Any]]:
+def _from_hub(name: str, split: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     reachable = hub_is_reachable()
     try:
         with _quiet(), nullcontext() if reachable else without_network():
-            table: Any = load_dataset(name, split="train")
+            table: Any = load_dataset(name, split=split)
     except Exception as error:
         where = "on the hub" if reachable else "in the hub's cache, and the hub cannot be reached"
         raise DataError(

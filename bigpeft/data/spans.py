@@ -14,7 +14,7 @@ it stands.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bigpeft.data.formats.base import RowError, Turn
 
@@ -24,12 +24,21 @@ Render = Callable[[Sequence[Turn], bool], str]
 _STAND_INS = ("\u241f", "\u241e", "\u241d")  # pictures of control characters: nobody's first letter
 
 
-def answer_span(text: str, turns: Sequence[Turn], index: int, render: Render) -> tuple[int, int]:
-    """[start, end) in characters of the answer `turns[index]` in `text`, the rendered `turns`.
+@dataclass(frozen=True)
+class Answer:
+    """[start, end) in characters; `header` is the generation prompt that ends at `start`, or ""."""
+
+    start: int
+    end: int
+    header: str
+
+
+def find_answer(text: str, turns: Sequence[Turn], index: int, render: Render) -> Answer:
+    """Where the answer `turns[index]` stands in `text`, the rendered `turns`.
 
     Raises RowError where the template hides the answer.
     """
-    start = _start(text, turns, index, render)
+    start, header = _start(text, turns, index, render)
     end = _end(text, turns, index, render)
     body = text[start:end].rstrip()
     if body and _has_mark(text, start, body, turns, index, render):
@@ -39,7 +48,7 @@ def answer_span(text: str, turns: Sequence[Turn], index: int, render: Render) ->
             f"has an answer (message {index + 1}) that the chat template leaves out",
             "train on the last answer only (data.loss_on: last), or set data.template",
         )
-    return start, end
+    return Answer(start, end, header)
 
 
 def _has_mark(
@@ -49,23 +58,25 @@ def _has_mark(
     space at its end.
     """
     content = turns[index].content.strip()
-    if not content or not body.endswith(content):
-        return True
-    if body.lstrip() == content:
-        return False
+    if not turns[index].more:
+        if not content or not body.endswith(content):
+            return True
+        if body.lstrip() == content:
+            return False
     # The mark itself may end like the content: "<|im_end|>" after an answer of ">".
     return bool(body[_content_end(text, turns, index, render) - start :].strip())
 
 
-def _start(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
+def _start(text: str, turns: Sequence[Turn], index: int, render: Render) -> tuple[int, str]:
     before = _attempt(render, turns[:index], False)
     prompt = _attempt(render, turns[:index], True)
     if prompt is not None and prompt != before and text.startswith(prompt):
-        return len(prompt)
+        header = prompt[len(before) :] if before is not None and prompt.startswith(before) else ""
+        return len(prompt), header
     start = _shared_head(text, render(_exchanged(turns, index), False))
     if before is not None and text.startswith(before) and not text[len(before) : start].strip():
-        return len(before)  # no header: the space before the answer is generated, too
-    return start
+        return len(before), ""  # no header: the space before the answer is generated, too
+    return start, ""
 
 
 def _end(text: str, turns: Sequence[Turn], index: int, render: Render) -> int:
@@ -87,7 +98,8 @@ def _content_end(text: str, turns: Sequence[Turn], index: int, render: Render) -
 def _exchanged(turns: Sequence[Turn], index: int) -> tuple[Turn, ...]:
     content = turns[index].content
     other = next(mark for mark in _STAND_INS if mark not in content[:1] + content[-1:])
-    return (*turns[:index], replace(turns[index], content=other), *turns[index + 1 :])
+    answer = replace(turns[index], content=other, more={})
+    return (*turns[:index], answer, *turns[index + 1 :])
 
 
 def _attempt(render: Render, turns: Sequence[Turn], prompt: bool) -> str | None:
@@ -99,8 +111,15 @@ def _attempt(render: Render, turns: Sequence[Turn], prompt: bool) -> str | None:
 
 
 def _shared_head(one: str, other: str) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    """Characters that both begin with; halved again and again, for texts may be huge."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _shared_tail(one: str, other: str) -> int:

@@ -1,171 +1,162 @@
 """Rows of any format → tokens, with one message that names file and row where a row is unusable."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from bigpeft.data.chat import LossOn, draft, read_template
 from bigpeft.data.encode import Draft, encode
-from bigpeft.data.formats import Format, Row, RowError, formats
-from bigpeft.data.sources import Rows
+from bigpeft.data.formats import Row
+from bigpeft.data.long_rows import Encoded, Fit, LongRows
+from bigpeft.data.reader import Reader, placed
 from bigpeft.data.tokens import Tokens
+from bigpeft.data.workers import in_order
 from bigpeft.errors import DataError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+OnBadRow = Literal["error", "skip"]
+Seen = Callable[[int, int], object]
+"""Told after each chunk how many rows were read and how many tokens they made."""
 
-LongRows = Literal["error", "drop", "truncate"]
+_CHUNK = 256
+"""Rows that one call of the tokenizer gets."""
+_Places = list[tuple[str, dict[str, Any]]]
 
-_CHUNK = 256  # rows per call of the tokenizer, which works on them in parallel
-_UNUSABLE = "mend the row, or take it out"
 
+def tokenise(
+    reader: Reader,
+    max_length: int,
+    long_rows: LongRows = "drop",
+    on_bad_row: OnBadRow = "error",
+    processes: int = 1,
+    seen: Seen = lambda rows, tokens: None,
+) -> Tokens:
+    """Read, render and tokenise every row, in several `processes` where there are many rows.
 
-def detect(columns: Sequence[str]) -> str:
-    """The first format whose columns are all there. Raises DataError listing what there is."""
-    for name, kind in formats().items():
-        if set(kind.columns) <= set(columns):
-            return name
-    known = "; ".join(f"{name}: {', '.join(kind.columns)}" for name, kind in formats().items())
-    raise DataError(
-        "data.format",
-        f"cannot be told from the columns {', '.join(columns) or '(none)'}",
-        f"name the format, or map columns with data.columns ({known})",
-    )
+    Rows over `max_length` tokens are an error, left out, cut off behind, or split; a row cut before
+    its first target is left out. Raises DataError for a row that cannot be read or has no target
+    token, unless such rows are skipped, and when no row is left.
+    """
+    bad: list[DataError] = []
+
+    def refuse(error: DataError) -> None:
+        if on_bad_row == "error":
+            raise error
+        bad.append(error)
+
+    done: list[_Done] = []
+    work = _Work(reader, Fit(max_length, long_rows))
+    for chunk in in_order(work, _chunks(reader, refuse), processes):
+        for error in chunk.bad:
+            refuse(error)
+        done.append(chunk)
+        seen(chunk.rows, len(chunk.ids))
+    tokens = _joined(done).without(bad)
+    if not len(tokens):
+        raise _nothing(reader, max_length, bad)
+    return tokens
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How the rows of some files become text: format, columns, template, and what is learned.
+class _Done:
+    """A chunk's rows: ids int32 (n,), targets bool (n,), and the length of each."""
 
-    `columns` maps the format's column → the file's; `template` is Jinja text or a file of it, None
-    the tokenizer's own.
+    ids: NDArray[np.int32]
+    targets: NDArray[np.bool_]
+    lengths: list[int]
+    rows: int
+    dropped: int
+    bad: list[DataError]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """From rows of a file to tokens: what the processes do. Arrays travel, for pickling tensors
+    costs a file each.
     """
 
-    source: Rows
-    tokenizer: "PreTrainedTokenizerBase"
-    format_name: str = "auto"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    template: str | None = None
-    loss_on: LossOn = "assistant"
+    reader: Reader
+    fit: Fit
 
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """("train.jsonl row 7", the row) … Raises DataError for a row that cannot be read."""
-        kind = self._format()
-        for place, values in self.source:
-            with _placed(place):
-                row = _read(kind, _renamed(values, self.columns))
-            yield place, row
-
-    def draft(self, row: Row) -> Draft:
-        """The row as text with its learned spans. Raises RowError."""
-        if row.turns:
-            return draft(row.turns, self._jinja, self.tokenizer, self.loss_on)
-        start = 0 if self.loss_on == "all" else len(row.prompt)
-        text = row.prompt + row.completion
-        return Draft(text, ((start, len(text)),), bare=True)
-
-    @cached_property
-    def _jinja(self) -> str | None:
-        return read_template(self.template)
-
-    def _format(self) -> type[Format]:
-        name = self.format_name
-        if name == "auto":
-            there = dict.fromkeys(self.source.columns)
-            name = detect(tuple(_renamed(there, self.columns)))
-        kind = formats()[name]
-        known = (*kind.columns, *kind.optional)
-        for wanted in self.columns:
-            if wanted not in known:
-                raise DataError(
-                    f"data.columns.{wanted}",
-                    f"is no column of the format {name}",
-                    f"map one of {', '.join(known)}",
-                )
-        return kind
-
-
-def tokenise(reader: Reader, max_length: int, long_rows: LongRows = "drop") -> Tokens:
-    """Read, render and tokenise every row.
-
-    Rows over `max_length` tokens are an error, left out, or cut off behind; a row cut before its
-    first target is left out. Raises DataError for a row that cannot be read, that has no target
-    token, or when no row is left.
-    """
-    kept: list[tuple[Tensor, Tensor]] = []
-    dropped = 0
-    for place, row in _encoded(reader):
-        fitted = _fitted(place, row, max_length, long_rows)
-        dropped += fitted is None
-        kept += [] if fitted is None else [fitted]
-    if not kept:
-        raise DataError(
-            ", ".join(map(str, reader.source.sources)),
-            f"holds no row with a target within {max_length} tokens",
-            "raise data.max_length",
+    def __call__(self, chunk: _Places) -> _Done:
+        bad: list[DataError] = []
+        drafted = [found for found in (self._drafted(*row, bad) for row in chunk) if found]
+        drafts = [draft for _, _, draft in drafted if draft is not None]
+        encoded = iter(encode(drafts, self.reader.tokenizer))
+        kept: list[Encoded] = []
+        dropped = 0
+        for place, row, draft in drafted:
+            try:
+                with placed(place):
+                    fitting = self.fit.rows(
+                        self.reader, row, None if draft is None else next(encoded)
+                    )
+            except DataError as error:
+                bad.append(error)
+            else:
+                kept += fitting
+                dropped += not fitting
+        return _Done(
+            ids=np.concatenate([np.zeros(0, np.int32), *(ids.numpy() for ids, _ in kept)]),
+            targets=np.concatenate([np.zeros(0, bool), *(mask.numpy() for _, mask in kept)]),
+            lengths=[len(ids) for ids, _ in kept],
+            rows=len(chunk),
+            dropped=dropped,
+            bad=bad,
         )
-    return Tokens.of(kept, dropped)
+
+    def _drafted(
+        self, place: str, values: dict[str, Any], bad: list[DataError]
+    ) -> tuple[str, Row, Draft | None] | None:
+        try:
+            with placed(place):
+                row = self.reader.read(values)
+                return place, row, self.fit.draft(self.reader, row)
+        except DataError as error:
+            bad.append(error)
+            return None
 
 
-def _encoded(reader: Reader) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-    """Each row's place, and its ids (n,) and targets (n,)."""
-    rows = reader.rows()
+def _chunks(reader: Reader, refuse: Callable[[DataError], None]) -> Iterator[_Places]:
+    rows = reader.raw_rows(refuse)
     while chunk := list(islice(rows, _CHUNK)):
-        drafts = []
-        for place, row in chunk:
-            with _placed(place):
-                drafts.append(reader.draft(row))
-        encoded = encode(drafts, reader.tokenizer)
-        yield from zip((place for place, _ in chunk), encoded, strict=True)
+        yield chunk
 
 
-@contextmanager
-def _placed(place: str) -> Iterator[None]:
-    """What is wrong with a row becomes a DataError that names the row."""
-    try:
-        yield
-    except RowError as error:
-        raise DataError(place, error.why, error.fix) from error
-    except ValueError as error:
-        raise DataError(place, str(error), _UNUSABLE) from error
+def _joined(done: list[_Done]) -> Tokens:
+    lengths = [length for chunk in done for length in chunk.lengths]
+    ids = np.concatenate([np.zeros(0, np.int32), *(chunk.ids for chunk in done)])
+    targets = np.concatenate([np.zeros(0, bool), *(chunk.targets for chunk in done)])
+    return Tokens(
+        ids=torch.from_numpy(ids),
+        targets=torch.from_numpy(targets),
+        offsets=torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0),
+        dropped=sum(chunk.dropped for chunk in done),
+    )
 
 
-def _read(kind: type[Format], row: Mapping[str, Any]) -> Row:
-    missing = [column for column in kind.columns if column not in row]
-    if missing:
-        raise RowError(
-            f"has no column {', '.join(map(repr, missing))}; it has {', '.join(row) or 'none'}",
-            "map the file's columns with data.columns, or set data.format",
+def _nothing(reader: Reader, max_length: int, bad: list[DataError]) -> DataError:
+    files = ", ".join(map(str, reader.source.sources))
+    if bad:
+        first = bad[0]
+        return DataError(
+            files,
+            f"holds no row that can be used: {len(bad)} were skipped, the first because "
+            f"{first.what} {first.why}",
+            first.fix,
         )
-    return kind.read(row)
-
-
-def _fitted(
-    place: str, row: tuple[Tensor, Tensor], max_length: int, long_rows: LongRows
-) -> tuple[Tensor, Tensor] | None:
-    ids, targets = row
-    if not targets.any():
-        raise DataError(place, "has no token to learn", _UNUSABLE)
-    if len(ids) <= max_length:
-        return row
-    if long_rows == "error":
-        raise DataError(
-            place,
-            f"has {len(ids)} tokens, over data.max_length {max_length}",
-            "raise data.max_length, or set data.long_rows to drop or truncate",
+    if reader.source.part is not None:
+        kind = "held-out row" if reader.source.part.held_out else "row to train on"
+        return DataError(
+            files,
+            f"holds no {kind} within {max_length} tokens",
+            "change data.held_out, or raise data.max_length",
         )
-    if long_rows == "truncate" and targets[:max_length].any():
-        return ids[:max_length], targets[:max_length]
-    return None
-
-
-def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row under the format's names; a column that another one is mapped over is hidden."""
-    renamed = {wanted: row[there] for wanted, there in columns.items() if there in row}
-    rest = {name: value for name, value in row.items() if name not in columns}
-    return rest | renamed
+    return DataError(
+        files,
+        f"holds no row with a target within {max_length} tokens",
+        "raise data.max_length",
+    )

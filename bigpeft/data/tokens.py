@@ -1,6 +1,9 @@
 """Tokenised rows as three flat tensors, and the file that keeps them."""
 
-from dataclasses import dataclass
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,19 +13,37 @@ from torch import Tensor
 
 from bigpeft.errors import DataError
 
+_MOST_TOLD = 10_000
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Rows that could not be used: how many, and place and reason of the first ten thousand."""
+
+    count: int = 0
+    told: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, errors: Sequence[DataError]) -> "Skipped":
+        """From what was wrong with each."""
+        told = tuple((error.what, error.why) for error in errors[:_MOST_TOLD])
+        return cls(len(errors), told)
+
 
 @dataclass(frozen=True)
 class Tokens:
     """Rows end to end: row i is [offsets[i], offsets[i + 1]).
 
     `ids` int32 (n,), `targets` bool (n,) true where the loss falls, `offsets` int64 (rows + 1,).
-    `dropped` rows of the source are not here because of their length.
+    `dropped` rows of the source are not here because of their length, `skipped` ones because they
+    could not be used.
     """
 
     ids: Tensor
     targets: Tensor
     offsets: Tensor
     dropped: int = 0
+    skipped: Skipped = Skipped()
 
     @classmethod
     def of(cls, rows: list[tuple[Tensor, Tensor]], dropped: int = 0) -> "Tokens":
@@ -36,6 +57,23 @@ class Tokens:
             dropped=dropped,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["Tokens"]) -> "Tokens":
+        """All rows of these, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        lengths = [torch.zeros(1, dtype=torch.int64), *(part.offsets.diff() for part in parts)]
+        return cls(
+            ids=torch.cat([part.ids for part in parts]),
+            targets=torch.cat([part.targets for part in parts]),
+            offsets=torch.cat(lengths).cumsum(0),
+            dropped=sum(part.dropped for part in parts),
+            skipped=Skipped(
+                sum(part.skipped.count for part in parts),
+                tuple(told for part in parts for told in part.skipped.told),
+            ),
+        )
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.offsets) - 1
@@ -45,26 +83,50 @@ class Tokens:
         start, end = self.offsets[index : index + 2].tolist()
         return self.ids[start:end], self.targets[start:end]
 
+    def select(self, rows: Tensor) -> "Tokens":
+        """These rows, int64 (n,), in this order; one may come again and again."""
+        starts, lengths = self.offsets[rows], self.offsets.diff()[rows]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        within = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
+        places = starts.repeat_interleave(lengths) + within
+        return replace(self, ids=self.ids[places], targets=self.targets[places], offsets=offsets)
+
+    def without(self, skipped: Sequence[DataError]) -> "Tokens":
+        """The same, with the errors of the rows that are not here."""
+        return replace(self, skipped=Skipped.of(skipped))
+
     def save(self, path: Path) -> None:
         """Write as safetensors."""
         tensors = {"ids": self.ids, "targets": self.targets, "offsets": self.offsets}
-        save_file(tensors, str(path), metadata={"dropped": str(self.dropped)})
+        about = {
+            "dropped": self.dropped,
+            "skipped": [self.skipped.count, self.skipped.told],
+            "checksum": _checksum(tensors.values()),
+        }
+        save_file(tensors, str(path), metadata={"about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> "Tokens":
         """Map the file into memory. Raises ValueError when it is damaged."""
         try:
             with safe_open(str(path), framework="pt") as file:
-                ids, targets, offsets = (
-                    file.get_tensor(name) for name in ("ids", "targets", "offsets")
-                )
-                tokens = cls(ids, targets, offsets, int((file.metadata() or {})["dropped"]))
+                ids, targets, offsets = map(file.get_tensor, ("ids", "targets", "offsets"))
+                about = json.loads((file.metadata() or {})["about"])
+            count, told = about["skipped"]
+            skipped = Skipped(count, tuple((what, why) for what, why in told))
+            if about["checksum"] != _checksum((ids, targets, offsets)):
+                raise ValueError(f"{path} is no file of tokens (its checksum differs)")
+            return cls(ids, targets, offsets, about["dropped"], skipped)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is no file of tokens ({error})") from error
-        ends = (tokens.offsets[:1].tolist(), tokens.offsets[-1:].tolist())
-        if ends != ([0], [len(ids)]) or len(ids) != len(targets):
-            raise ValueError(f"{path} is no file of tokens (its tensors disagree)")
-        return tokens
+
+
+def _checksum(tensors: Iterable[Tensor]) -> int:
+    """crc32 of their bytes: a disk that lies is found, at a gigabyte a second."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.numpy().data, found)
+    return found
 
 
 def check_vocabulary(tokens: Tokens, vocab_size: int) -> None:

@@ -114,7 +114,7 @@ BAD = {
     "no answer": (answer(("user", "hello")), "no message by the assistant"),
     "tool calls": (
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
-        "has tool_calls in message 1",
+        "has a tool call without a function's name in message 1",
     ),
     "surrogate": (answer(("user", "\ud800"), ("assistant", "b")), "half a character"),
 }

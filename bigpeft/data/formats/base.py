@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
@@ -16,23 +16,46 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    `learned` False keeps an answer out of the loss; `more` is what the template sees beside role
+    and content: tool calls, the name of a tool, thoughts.
+    """
 
     role: str
     content: str
+    learned: bool = True
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the assistant says it."""
+        return self.role == "assistant"
+
+    def message(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        return {"role": self.role, "content": self.content, **self.more}
 
 
 @dataclass(frozen=True)
 class Row:
     """A row as the tokenizer step takes it.
 
-    `turns` go through the chat template and the loss falls on the assistant's; where there are
-    none, `prompt` is read as it is and the loss falls on `completion`.
+    `turns` go through the chat template, with the `tools` that the model may call, and the loss
+    falls on the assistant's; where there are none, `prompt` is read as it is and the loss falls on
+    `completion`.
     """
 
     turns: tuple[Turn, ...] = ()
     prompt: str = ""
     completion: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Characters of all texts."""
+        said = sum(len(turn.content) for turn in self.turns)
+        return said + len(self.prompt) + len(self.completion)
 
 
 class Format(ABC):
@@ -43,6 +66,9 @@ class Format(ABC):
 
     optional: ClassVar[tuple[str, ...]] = ()
     """Columns that are read where they are there."""
+
+    named_only: ClassVar[str | None] = None
+    """Why `auto` does not take rows of this format for what the user wants to train on."""
 
     @classmethod
     @abstractmethod

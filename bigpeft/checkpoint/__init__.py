@@ -1,7 +1,7 @@
 """Checkpoints: sharded safetensors through torch DCP, a manifest, one rename. No pickle."""
 
 from bigpeft.checkpoint.keeping import Keep, step_of
-from bigpeft.checkpoint.load import find, find_together, load, loss_scale
+from bigpeft.checkpoint.load import best_together, find, find_together, load, loss_scale
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.snapshot import take_snapshot
@@ -13,6 +13,7 @@ __all__ = [
     "Meta",
     "Writer",
     "before_updates",
+    "best_together",
     "find",
     "find_together",
     "load",

@@ -1,12 +1,15 @@
-"""Which checkpoints stay: the newest, the best by held-out loss, and every so many steps one."""
+"""Which checkpoints stay: the newest, the best by a figure, and every so many steps one."""
 
 import contextlib
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bigpeft.checkpoint.manifest import MANIFEST
+from bigpeft.metrics import lower_is_better
 
 META = "meta.json"
 UNFINISHED = ".tmp"
@@ -15,10 +18,12 @@ _PREFIX = "step-"
 
 @dataclass(frozen=True)
 class Keep:
-    """`newest` of them, the `best` one, and those whose step is a multiple of `every`."""
+    """`newest` of them, the one that is best by the figure `best`, such as eval_loss, and those
+    whose step is a multiple of `every`.
+    """
 
     newest: int
-    best: bool = False
+    best: str | None = None
     every: int | None = None
 
 
@@ -44,8 +49,17 @@ def superfluous(root: Path, keep: Keep) -> list[Path]:
     stay = set(whole[-keep.newest :])
     if keep.every is not None:
         stay |= {p for p in whole if step_of(p) % keep.every == 0}
-    best = min(whole, key=_eval_loss, default=None) if keep.best else None
-    return [path for path in whole if path not in stay and path != best]
+    if keep.best is not None and (best := best_of(whole, keep.best)):
+        stay.add(best)
+    return [path for path in whole if path not in stay]
+
+
+def best_of(checkpoints: Sequence[Path], figure: str) -> Path | None:
+    """The earliest of those that were evaluated with the best value; None where none was."""
+    sign = 1.0 if lower_is_better(figure) else -1.0
+    values = {path: _figure(path, figure) for path in checkpoints}
+    known = {path: sign * value for path, value in values.items() if value is not None}
+    return min(known, key=known.__getitem__, default=None)
 
 
 def half_written(root: Path) -> list[Path]:
@@ -61,10 +75,10 @@ def delete(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _eval_loss(path: Path) -> float:
-    """Infinity where nothing was evaluated at its step."""
+def _figure(path: Path, name: str) -> float | None:
+    """None where it was not measured at this step, or is no number."""
     try:
-        loss = json.loads((path / META).read_text()).get("eval_loss")
-    except (OSError, ValueError, AttributeError):
-        return float("inf")
-    return float("inf") if loss is None else float(loss)
+        value = float(json.loads((path / META).read_text())["evaluation"][name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if math.isnan(value) else value

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from bigpeft.checkpoint.engine import Engine
-from bigpeft.checkpoint.keeping import by_step
+from bigpeft.checkpoint.keeping import best_of, by_step
 from bigpeft.checkpoint.manifest import FIX, verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.rng import write_rng
@@ -69,6 +69,17 @@ def find_together(root: Path, wanted: str, say: Callable[[str], None]) -> Path |
     dist.broadcast_object_list(found, 0)
     if isinstance(found[0], CheckpointError):
         raise found[0]
+    return found[0]
+
+
+def best_together(root: Path, figure: str) -> Path | None:
+    """The checkpoint of `root` that is best by this figure, as the first rank sees it; None where
+    none was evaluated. Collective over all ranks.
+    """
+    found: list[Path | None] = [None]
+    if dist.get_rank() == 0:
+        found = [best_of(by_step(root), figure)]
+    dist.broadcast_object_list(found, 0)
     return found[0]
 
 

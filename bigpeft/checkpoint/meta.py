@@ -13,7 +13,7 @@ from bigpeft.checkpoint.keeping import META
 from bigpeft.errors import CheckpointError
 from bigpeft.recipe import CHANGEABLE
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Meta:
     """Everything beside tensors: where the run stood and what it was.
 
     `rows` of the data were seen in `step` optimizer steps, of which `updates` changed something.
+    `evaluation` holds the figures of this step by their names in metrics.jsonl.
     `recipe`, `plan` and `versions` are for people; what must not change is the `identity`.
     """
 
@@ -32,7 +33,7 @@ class Meta:
     parameters: dict[str, list[int]]
     base: dict[str, Any]
     loss_scale: dict[str, Any] | None = None
-    eval_loss: float | None = None
+    evaluation: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -32,7 +32,9 @@ def compare(
 
 def _table(title: str, names: list[str], lines: "Lines") -> Table:
     """Text from run folders is shown as it is: brackets are no markup."""
-    table = Table(title, *(_plain(name) for name in names), box=None, header_style="bold")
+    table = Table(title, box=None, header_style="bold")
+    for name in names:
+        table.add_column(_plain(name))
     for name, cells in lines:
         table.add_row(_plain(name), *map(_plain, cells))
     return table

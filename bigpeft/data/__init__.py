@@ -10,22 +10,35 @@ from bigpeft.data.collate import Padded, collate
 from bigpeft.data.fingerprint import fingerprint_of
 from bigpeft.data.formats import Format, Row, RowError, Turn, formats
 from bigpeft.data.held_out import Part
+from bigpeft.data.mix import mixed
+from bigpeft.data.options import OptionRows, option_rows
 from bigpeft.data.order import sample_indices, share
 from bigpeft.data.pack import Packed, pack
 from bigpeft.data.prepare import prepare
+from bigpeft.data.prompts import (
+    Prompt,
+    end_of_turn,
+    prompt_of,
+    question,
+    read_prompts,
+    tokens_before,
+)
 from bigpeft.data.reader import Reader, detect
 from bigpeft.data.sources import Rows, load_rows
 from bigpeft.data.tokenize import tokenise
 from bigpeft.data.tokenizer import load_tokenizer, serialised
 from bigpeft.data.tokens import Skipped, Tokens, check_vocabulary
+from bigpeft.data.workers import cores
 
 __all__ = [
     "Chat",
     "Choices",
     "Format",
+    "OptionRows",
     "Packed",
     "Padded",
     "Part",
+    "Prompt",
     "Reader",
     "Row",
     "RowError",
@@ -37,17 +50,25 @@ __all__ = [
     "check_vocabulary",
     "choice_rows",
     "collate",
+    "cores",
     "detect",
+    "end_of_turn",
     "fingerprint_of",
     "formats",
     "load_rows",
     "load_tokenizer",
+    "mixed",
+    "option_rows",
     "pack",
     "prepare",
+    "prompt_of",
+    "question",
+    "read_prompts",
     "read_template",
     "render",
     "sample_indices",
     "serialised",
     "share",
     "tokenise",
+    "tokens_before",
 ]

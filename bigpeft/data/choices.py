@@ -36,14 +36,14 @@ def choice_rows(reader: Reader, tokens: Tokens, choices: Sequence[str]) -> Choic
     """
     positions, options, answers = [], [], []
     for place, row in reader.rows():
-        answer = _answer(row)
+        answer = answer_of(row)
         if answer not in choices:
             raise DataError(
                 place,
                 f"has the answer {answer!r}, which is not among eval.choices",
                 f"add it to eval.choices ({', '.join(choices)}), or take the row out",
             )
-        drafts: list[Draft] = [reader.draft(_with_answer(row, choice)) for choice in choices]
+        drafts: list[Draft] = [reader.draft(with_answer(row, choice)) for choice in choices]
         ids = [ids.tolist() for ids, _ in encode(drafts, reader.tokenizer)]
         position = _parting(ids)
         firsts = [row_ids[position] for row_ids in ids]
@@ -65,11 +65,13 @@ def choice_rows(reader: Reader, tokens: Tokens, choices: Sequence[str]) -> Choic
     return Choices(*(torch.tensor(values) for values in (positions, options, answers)))
 
 
-def _answer(row: Row) -> str:
+def answer_of(row: Row) -> str:
+    """What the last turn says, or the completion."""
     return row.turns[-1].content if row.turns else row.completion
 
 
-def _with_answer(row: Row, answer: str) -> Row:
+def with_answer(row: Row, answer: str) -> Row:
+    """The row with another answer in its place."""
     if not row.turns:
         return replace(row, completion=answer)
     return replace(row, turns=(*row.turns[:-1], replace(row.turns[-1], content=answer)))

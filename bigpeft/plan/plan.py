@@ -129,11 +129,32 @@ def outline(recipe: Recipe, world: World) -> Plan:
 
 
 def _refuse_the_best_of_nothing(recipe: Recipe) -> None:
-    if recipe.checkpoint.keep_best and recipe.eval is None:
+    wanted, asked = recipe.checkpoint, recipe.eval
+    measured = asked.figures() if asked else []
+    key = "checkpoint.best" if wanted.best else "checkpoint.keep_best"
+    if wanted.best_by and asked is None:
         raise RecipeError(
-            "checkpoint.keep_best",
+            key,
             "needs an eval section, which says what the best is of",
-            "add one, or remove keep_best",
+            f"add one, or remove {key.rpartition('.')[2]}",
+        )
+    if wanted.best_by and wanted.best_by not in measured:
+        raise RecipeError(
+            key,
+            f"is about {wanted.best_by}, which no task of eval measures",
+            f"write checkpoint.best: one of {', '.join(measured)}",
+        )
+    if wanted.export == "best" and wanted.best_by is None:
+        raise RecipeError(
+            "checkpoint.export",
+            "best needs to know what the best is",
+            "add checkpoint.best, such as eval_loss",
+        )
+    if asked and asked.patience and (wanted.best_by or "eval_loss") not in measured:
+        raise RecipeError(
+            "eval.patience",
+            "waits for eval_loss, which no task of eval measures",
+            f"write checkpoint.best: one of {', '.join(measured)}",
         )
 
 

@@ -22,6 +22,14 @@ class _Checkpointing(Section):
     keep_best: bool = Field(
         False, description="keep the one with the lowest held-out loss too, of evaluated steps"
     )
+    best: str | None = Field(
+        None,
+        description="keep the best one by another figure of metrics.jsonl, such as "
+        "eval_TASK_exact_match",
+    )
+    export: Literal["last", "best"] = Field(
+        "last", description="the adapter at the end: of the last step, or of the best one kept"
+    )
     keep_every: PositiveInt | None = Field(
         None, description="keep those whose step is a multiple of this too"
     )
@@ -31,6 +39,11 @@ class _Checkpointing(Section):
         description="what may differ from the run that is resumed: batch.global_size, data, "
         "optimizer",
     )
+
+    @property
+    def best_by(self) -> str | None:
+        """The figure that the best checkpoint is kept by."""
+        return self.best or ("eval_loss" if self.keep_best else None)
 
     @property
     def asynchronous(self) -> bool:

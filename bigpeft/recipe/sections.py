@@ -8,7 +8,7 @@ from bigpeft.methods import Mpc, methods
 from bigpeft.quant import codecs
 from bigpeft.recipe.checkpointing import Checkpointing
 from bigpeft.recipe.data import Data
-from bigpeft.recipe.evaluation import Evaluation
+from bigpeft.recipe.evaluation import KEPT, Evaluation
 from bigpeft.recipe.section import Section
 from bigpeft.recipe.tracking import Tracking
 from bigpeft.recipe.values import (
@@ -189,3 +189,22 @@ class Recipe(Section):
     sharding: Sharding = Sharding()  # type: ignore[call-arg]
     checkpoint: Checkpointing = Checkpointing()  # type: ignore[valid-type]
     tracking: Tracking = Tracking()  # type: ignore[call-arg]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges_by_what_is_kept(cls, values: Any) -> Any:
+        """Rows that data.held_out keeps from training are what eval is about, unless it says."""
+        if not isinstance(values, dict):
+            return values
+        data, asked = values.get("data"), values.get("eval")
+        if isinstance(data, dict) and isinstance(asked, dict) and data.get("held_out"):
+            return {**values, "eval": {**asked, "path": asked.get("path") or KEPT}}
+        return values
+
+    @model_validator(mode="after")
+    def _keeps_rows_to_judge_by(self) -> "Recipe":
+        if self.eval is not None and self.eval.path == KEPT and not self.data.held_out:
+            raise ValueError("eval.path is data.held_out, which keeps no row: write a share")
+        if self.data.held_out and (self.eval is None or self.eval.path != KEPT):
+            raise ValueError("data.held_out keeps rows that eval leaves out: remove eval.path")
+        return self

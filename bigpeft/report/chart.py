@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
@@ -61,12 +62,17 @@ class Line:
     dotted: bool = False
 
 
+def _style(name: str) -> Any:
+    """matplotlib's settings; identifiers in the SVG follow from `name`."""
+    return _STYLE | {"svg.hashsalt": name}
+
+
 def lines(name: str, alt: str, curves: Sequence[Line], marks: Sequence[int] = ()) -> Markup:
     """A chart over steps. `name` is unique on the page, `alt` says in words what is to be seen.
 
     `marks` are steps at which a vertical line stands.
     """
-    with rc_context(_STYLE | {"svg.hashsalt": name}):
+    with rc_context(_style(name)):
         figure = Figure(figsize=(4.7, 2.35), layout="constrained")
         axes = figure.add_subplot()
         for step in marks:
@@ -94,7 +100,7 @@ def lines(name: str, alt: str, curves: Sequence[Line], marks: Sequence[int] = ()
 
 def histogram(name: str, alt: str, counts: Sequence[float], width: float, label: str) -> Markup:
     """Bars of one width, the first of which starts at 0; `label` names the quantity."""
-    with rc_context(_STYLE | {"svg.hashsalt": name}):
+    with rc_context(_style(name)):
         figure = Figure(figsize=(4.7, 2.1), layout="constrained")
         axes = figure.add_subplot()
         starts = [index * width for index in range(len(counts))]

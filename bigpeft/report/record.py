@@ -160,7 +160,7 @@ def _saved(path: Path, verified: bool) -> Saved:
     try:
         if not verified:
             verify(path)
-        eval_loss = read_meta(path).eval_loss
+        eval_loss = read_meta(path).evaluation.get("eval_loss")
     except CheckpointError as error:
         damage = error.why
     except OSError as error:  # a run that goes on has deleted it meanwhile

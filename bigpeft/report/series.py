@@ -34,7 +34,9 @@ def series(rows: Sequence[Row], value: str | Callable[[Row], Any]) -> Series:
 def tokens_per_second(row: Row) -> float | None:
     """None for a row that does not say both."""
     tokens, seconds = row.get("tokens"), row.get("seconds")
-    return tokens / seconds if _is_finite(tokens) and _is_finite(seconds) and seconds else None
+    if tokens is None or not seconds or not (_is_finite(tokens) and _is_finite(seconds)):
+        return None
+    return tokens / seconds
 
 
 def gibibytes(row: Row) -> float | None:

@@ -17,6 +17,7 @@ import torch
 from bigpeft.errors import FileError
 from bigpeft.plan import Plan
 from bigpeft.recipe import dump_recipe
+from bigpeft.train.metrics import read_rows
 from bigpeft.world import World
 
 LOCK, RUN = "lock", "run.json"
@@ -104,6 +105,14 @@ def planned(plan: Plan) -> dict[str, object]:
         "packed_total_bytes": plan.held.packed_total,
         "held_bytes": plan.held.sum,
     }
+
+
+def end_at(folder: Path, world: World) -> None:
+    """Note in run.json that the run has no more steps than those it has made."""
+    if world.is_first:
+        done = max((row["step"] for row in read_rows(folder / "metrics.jsonl")), default=0)
+        known = json.loads((folder / RUN).read_text())
+        write_json(folder / RUN, {**known, "steps": done, "planned": known["steps"]})
 
 
 def environment(world: World) -> dict[str, object]:

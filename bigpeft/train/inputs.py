@@ -5,95 +5,44 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from bigpeft.data import (
-    Reader,
-    Tokens,
-    card_of,
-    check_vocabulary,
-    choice_rows,
-    fingerprint_of,
-    load_rows,
-    load_tokenizer,
-    prepare,
-    tokenise,
-)
+from bigpeft.data import Prompt, Tokens
 from bigpeft.plan import Plan
-from bigpeft.train.evaluate import HeldOut
+from bigpeft.train.evaluation import Task
+from bigpeft.train.evaluation.read import read_samples, read_tasks
 from bigpeft.train.folder import write_json
+from bigpeft.train.rows import Preparation, Say
 
 CARD = "data.json"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model will see."""
+    """What the model will see, in training and when it is judged."""
 
     tokens: Tokens
-    held_out: HeldOut | None
-    pad_id: int
+    tokenizer: PreTrainedTokenizerBase
+    tasks: tuple[Task, ...]
+    samples: list[Prompt]
+
+    @property
+    def pad_id(self) -> int:
+        """What fills rows; never told from a learned token by its value."""
+        pad_id = self.tokenizer.pad_token_id
+        return pad_id if isinstance(pad_id, int) else 0
 
 
-def read_inputs(plan: Plan, folder: Path) -> Inputs:
+def read_inputs(plan: Plan, folder: Path, say: Say) -> Inputs:
     """Tokenise on the first rank, wait outside any collective on the others, read on all.
 
     Raises DataError or FileError, the same on every rank.
     """
-    recipe = plan.recipe
-    tokenizer = tokenizer_of(plan)
-    pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-    reader = _reader(plan, tokenizer, recipe.data.path, recipe.data.limit)
-    tokens = _prepared(plan, folder / "data", "train", reader)
-    cards = {"train": (reader, tokens)}
-    held_out = None
-    if recipe.eval is not None:
-        reader = _reader(plan, tokenizer, recipe.eval.path, recipe.eval.limit)
-        held = _prepared(plan, folder / "data", "eval", reader)
-        cards["eval"] = (reader, held)
-        wanted = recipe.eval.choices
-        choices = choice_rows(reader, held, wanted) if wanted else None
-        held_out = HeldOut(held, choices, recipe.eval.micro_size, pad_id)
+    rows = Preparation(plan, folder, say)
+    inputs = Inputs(
+        tokens=rows.tokens("train", rows.of_training(), mixing=True),
+        tokenizer=rows.tokenizer,
+        tasks=read_tasks(plan, rows),
+        samples=read_samples(plan, rows),
+    )
     if plan.world.is_first:
-        card = {name: card_of(read.source.sources, kept) for name, (read, kept) in cards.items()}
-        write_json(folder / CARD, card)
-    return Inputs(tokens, held_out, pad_id)
-
-
-def tokenizer_of(plan: Plan) -> PreTrainedTokenizerBase:
-    """The one that the recipe names, or the model's own. Raises FileError."""
-    model = plan.recipe.model
-    name = model.tokenizer or str(plan.folder)
-    return load_tokenizer(name, model.revision, model.trust_remote_code)
-
-
-def _reader(
-    plan: Plan,
-    tokenizer: PreTrainedTokenizerBase,
-    path: str | tuple[str, ...],
-    limit: int | None,
-) -> Reader:
-    data = plan.recipe.data
-    return Reader(
-        load_rows((path,) if isinstance(path, str) else path, limit),
-        tokenizer,
-        data.format,
-        data.columns,
-        data.template,
-        data.loss_on,
-    )
-
-
-def _prepared(plan: Plan, folder: Path, name: str, reader: Reader) -> Tokens:
-    data = plan.recipe.data
-
-    def build() -> Tokens:
-        return tokenise(reader, data.max_length, data.long_rows)
-
-    fingerprint = fingerprint_of(
-        tuple(map(str, reader.source.sources)),
-        reader.tokenizer,
-        limit=reader.source.limit,
-        **data.model_dump(exclude={"path", "limit", "shuffle"}),
-    )
-    tokens = prepare(folder, plan.world.is_first, build, fingerprint, name, plan.world.launch)
-    check_vocabulary(tokens, plan.model.config.get_text_config().vocab_size)
-    return tokens
+        write_json(folder / CARD, rows.cards)
+    return inputs

@@ -13,8 +13,9 @@ from bigpeft.data import Packed
 from bigpeft.plan import outline
 from bigpeft.recipe import Recipe
 from bigpeft.train.batches import Batches
-from bigpeft.train.inputs import read_inputs, tokenizer_of
+from bigpeft.train.inputs import read_inputs
 from bigpeft.train.progress import total_steps
+from bigpeft.train.rows import Say
 from bigpeft.train.saving import Position
 from bigpeft.train.units import Units, side_by_side
 from bigpeft.world import World
@@ -68,14 +69,14 @@ class Preview:
         ]
 
 
-def preview(recipe: Recipe, rows: int) -> Preview:
+def preview(recipe: Recipe, rows: int, say: Say = print) -> Preview:
     """The first `rows` rows and the figures of all. Tokenises into the run folder, where the run
     will find it. Raises RecipeError, DataError or FileError as the run would.
     """
     plan = outline(recipe, World())
-    inputs = read_inputs(plan, Path(recipe.run.folder))
-    tokenizer, tokens = tokenizer_of(plan), inputs.tokens
-    units = side_by_side(inputs.tokens, inputs.pad_id, plan)
+    inputs = read_inputs(plan, Path(recipe.run.folder), say)
+    tokenizer, tokens = inputs.tokenizer, inputs.tokens
+    units = side_by_side(tokens, inputs.pad_id, plan)
     shown = (tokens.row(index) for index in range(min(rows, len(tokens))))
     return Preview(
         rows=tuple(tuple(pieces(ids, targets, tokenizer)) for ids, targets in shown),

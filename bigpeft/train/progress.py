@@ -13,14 +13,13 @@ from bigpeft.checkpoint.engine import Engine
 from bigpeft.plan import Plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.engine import peak_memory
-from bigpeft.train.evaluate import Result
+from bigpeft.train.evaluation import Result
 from bigpeft.train.folder import write_json
+from bigpeft.train.judge import BEFORE
 from bigpeft.train.metrics import MetricsFile, read_rows
 from bigpeft.train.saving import Position
 from bigpeft.train.step import StepRecord
 from bigpeft.train.terminal import Terminal
-
-BEFORE = "before.json"
 
 
 def total_steps(recipe: Recipe, rows: int, start: Position) -> int:
@@ -52,11 +51,9 @@ class Progress:
         self._lines = terminal.progress(steps, done)
         self._started = time.monotonic()
 
-    def before(self, result: Result) -> None:
-        """The evaluation before the first step of a fresh run."""
+    def before(self, result: Result | None) -> None:
+        """The evaluation before the first step of a fresh run, if there is one."""
         self._say("before", result)
-        if self._first:
-            write_json(self._folder / BEFORE, result.as_metrics())
 
     def after(
         self,
@@ -87,8 +84,7 @@ class Progress:
         if self._first:
             self._metrics.add(row)
         self._lines.show(step, record.loss, record.tokens, seconds, memory)
-        if result is not None:
-            self._say(f"after step {step}", result)
+        self._say(f"after step {step}", result)
 
     def finish(self) -> None:
         """No more steps."""
@@ -129,25 +125,22 @@ class Progress:
 
         A run that goes on from a converted checkpoint has not seen its beginning.
         """
-        evaluated = [row for row in rows if "eval_loss" in row]
+        evaluated = [row for row in rows if any(key.startswith("eval_") for key in row)]
         if not evaluated:
             return {}
         moments = {"after": evaluated[-1]}
         if (self._folder / BEFORE).exists():
             moments["before"] = json.loads((self._folder / BEFORE).read_text())
-        names = {"eval_loss": "eval_loss", "eval_accuracy": "accuracy"}
         return {
-            f"{name}_{moment}": values[key]
+            f"{'accuracy' if key == 'eval_accuracy' else key}_{moment}": value
             for moment, values in moments.items()
-            for key, name in names.items()
-            if key in values
+            for key, value in values.items()
+            if key.startswith("eval_")
         }
 
-    def _say(self, when: str, result: Result) -> None:
-        accuracy = (
-            f", accuracy {result.eval_accuracy:.3f}" if result.eval_accuracy is not None else ""
-        )
-        self._terminal.say(f"held-out {when}: loss {result.eval_loss:.4f}{accuracy}")
+    def _say(self, when: str, result: Result | None) -> None:
+        for line in result.lines(when) if result is not None else ():
+            self._terminal.say(line)
 
 
 def _losses(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -13,11 +13,11 @@ from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.batches import Batches
-from bigpeft.train.due import SaveTimes, due
+from bigpeft.train.due import SaveTimes
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
-from bigpeft.train.evaluate import evaluate
-from bigpeft.train.folder import describe_run, open_run
+from bigpeft.train.folder import describe_run, end_at, open_run
 from bigpeft.train.inputs import read_inputs
+from bigpeft.train.judge import Judge
 from bigpeft.train.kept_apart import refuse_leaks
 from bigpeft.train.progress import Progress, total_steps
 from bigpeft.train.saving import Position, Saver
@@ -60,7 +60,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     recipe, world = plan.recipe, plan.world
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
-    inputs = read_inputs(plan, folder)
+    inputs = read_inputs(plan, folder, terminal.say)
     units = side_by_side(inputs.tokens, inputs.pad_id, plan)
     device = join_processes(world)
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
@@ -83,12 +83,13 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
         terminal.say(remark)
     progress = Progress(folder, terminal, engine, backbone.meter, steps, done)
     tracking.start(done)
-    if inputs.held_out is not None and not done:
-        progress.before(evaluate(engine, inputs.held_out, world))
+    judge = Judge(plan, engine, inputs, folder, done)
+    if not done:
+        progress.before(judge.before())
 
     save_times = SaveTimes(recipe.checkpoint.every, device)
     with Stops(folder, device) as stops:
-        for step in range(done, steps):
+        for step in range(done, done if judge.is_satisfied else steps):
             started = time.monotonic()
             micro_batches = next(batches)
             waited = time.monotonic() - started
@@ -97,10 +98,8 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
                 record = train_step(engine, adapters, micro_batches, step + 1)
             seconds = time.monotonic() - started
             adapters.after_step(step + 1)
-            result = None
-            last = step + 1 == steps
-            if inputs.held_out is not None and (last or due(recipe.train.evaluate_every, step + 1)):
-                result = evaluate(engine, inputs.held_out, world)
+            result = judge.after(step + 1, last=step + 1 == steps)
+            last = step + 1 == steps or judge.is_satisfied
             progress.after(step + 1, record, rate, seconds, waited, result)
             tracking.look()
             told = stops.agreed()
@@ -114,8 +113,15 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
                 progress.finish()
                 by = f" by {told}" if told else ""
                 raise StoppedEarly(f"stopped{by} after step {step + 1} of {steps}")
+            if last:
+                break
 
     saver.finish()
+    judge.finish()
+    if judge.is_satisfied:
+        terminal.say(f"{judge.reason}: the run ends")
+        end_at(folder, world)
+    saver.restore_what_is_exported()
     progress.summarise(plan)
     return Finished(plan, engine, backbone)
 

@@ -9,6 +9,7 @@ from bigpeft.checkpoint import (
     Meta,
     Writer,
     before_updates,
+    best_together,
     load,
     loss_scale,
     read_meta,
@@ -20,7 +21,7 @@ from bigpeft.checkpoint.state import whole_shape
 from bigpeft.placement import evolving
 from bigpeft.plan import Plan
 from bigpeft.train.backbone import Backbone
-from bigpeft.train.evaluate import Result
+from bigpeft.train.evaluation import Result
 from bigpeft.train.folder import versions
 
 
@@ -61,6 +62,7 @@ class Saver:
         say: Callable[[str], None],
     ) -> None:
         self._plan, self._engine, self._backbone = plan, engine, backbone
+        self._root, self._say = root, say
         self._start, self._state = Position.of(found), evolving(plan.seated)
         wanted = plan.recipe.checkpoint
         if found is not None:
@@ -68,16 +70,28 @@ class Saver:
             saved.refuse_another_run(str(found), self._meta(saved.step), wanted.changed)
             load(found, engine, backbone.trained, self._state)
             say(f"resumed {found.name}, saved by {saved.world_size} ranks")
-        keep = Keep(wanted.keep, wanted.keep_best, wanted.keep_every)
+        keep = Keep(wanted.keep, wanted.best_by, wanted.keep_every)
         self._writer = Writer(root, keep, wanted.asynchronous, say)
         before_updates(engine, self._writer.wait_for_copies)
 
     def save(self, step: int, result: Result | None) -> None:
         """Write the checkpoint of this step, evaluated or not, now or behind the next steps."""
         self._writer.wait()
-        meta = replace(self._meta(step), eval_loss=result.eval_loss if result else None)
+        meta = replace(self._meta(step), evaluation=result.as_metrics() if result else {})
         trained = self._backbone.trained
         self._writer.write(take_snapshot(self._engine, trained, self._state, meta))
+
+    def restore_what_is_exported(self) -> None:
+        """Put the best checkpoint's numbers back where the recipe wants the best adapter."""
+        wanted = self._plan.recipe.checkpoint
+        if wanted.export != "best" or wanted.best_by is None:
+            return
+        best = best_together(self._root, wanted.best_by)
+        if best is None:
+            self._say("no checkpoint was evaluated: the adapter is that of the last step")
+            return
+        load(best, self._engine, self._backbone.trained, self._state)
+        self._say(f"the adapter is that of {best.name}, the best by {wanted.best_by}")
 
     def look(self) -> None:
         """Tell of a save behind the training that has failed."""
@@ -125,7 +139,7 @@ def identity(plan: Plan, started_from: str) -> dict[str, object]:
         "started_from": started_from,
         "method": recipe.method.model_dump(mode="json", exclude={"start_from"}),
         "mpc": recipe.mpc and recipe.mpc.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json", exclude={"workers", "cache"}),
         "batch.global_size": recipe.batch.global_size,
         "optimizer": recipe.optimizer.model_dump(mode="json"),
         "run.seed": recipe.run.seed,

@@ -104,7 +104,7 @@ def plain(
             group["lr"] = wanted.learning_rate * min(1.0, (step + 1) / 3)  # two warm-up steps
         adam.step()
         losses.append(loss.item())
-    held = inputs.held_out.tokens
+    held = inputs.tasks[0].tokens
     with torch.no_grad():
         return losses, norms, mean_loss(held, list(range(len(held)))).item()
 

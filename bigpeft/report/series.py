@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 _MOST = 800
 """Points of a curve: more cannot be told apart on paper, and a page of a long run stays small."""
@@ -34,9 +34,7 @@ def series(rows: Sequence[Row], value: str | Callable[[Row], Any]) -> Series:
 def tokens_per_second(row: Row) -> float | None:
     """None for a row that does not say both."""
     tokens, seconds = row.get("tokens"), row.get("seconds")
-    if tokens is None or not seconds or not (_is_finite(tokens) and _is_finite(seconds)):
-        return None
-    return tokens / seconds
+    return tokens / seconds if _is_finite(tokens) and _is_finite(seconds) and seconds else None
 
 
 def gibibytes(row: Row) -> float | None:
@@ -69,6 +67,6 @@ def thinned(curve: Series, most: int = _MOST) -> Series:
     return Series([curve.steps[i] for i in order], [curve.values[i] for i in order])
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: Any) -> TypeGuard[float]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)

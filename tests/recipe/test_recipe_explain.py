@@ -179,7 +179,7 @@ ON_THE_COMMAND_LINE = {
     "sharding.group=0": "0 is not world, node or a whole number above 0",
     "model.nested=maybe": '"maybe" is not true or false\n  fix: write true or false (quantise',
     "data.columns=x": '"x" is not a mapping of keys to values',
-    "eval.limit=2": "(eval.path): is missing\n  fix: add eval.path (file,",
+    "eval.limit=2": "(eval): names no rows\n  fix: add path or tasks, or data.held_out",
     "method.name=[lora]": '["lora"] is not one of ',
     "method=lora": '"lora" is not a section\n  fix: write method: {name: lora}',
 }

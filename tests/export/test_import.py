@@ -72,7 +72,7 @@ def said(base, section, *more):
 def held_out_loss(model, folder, overrides):
     """Mean loss over the target tokens of the debug recipe's held-out rows."""
     plan = make_plan(load_recipe(DEBUG, [f"run.folder={folder}", *overrides]), World())
-    rows = read_inputs(plan, folder).tasks[0].tokens
+    rows = read_inputs(plan, folder, print).tasks[0].tokens
     total, count = 0.0, 0
     for number in range(len(rows)):
         ids, targets = rows.row(number)

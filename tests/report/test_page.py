@@ -200,7 +200,7 @@ def test_what_a_recipe_changes_is_what_its_file_says_and_the_defaults_do_not():
 
     assert told["train.evaluate_every"][1:3] == (3, None)
     assert told["method.rank"][1:3] == (4, 8)
-    assert told["data.path"].required
+    assert told["batch.global_size"].required
     assert "optimizer.clip" not in told  # written, but as the default has it
     assert "optimizer.betas" not in told
 

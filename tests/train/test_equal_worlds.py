@@ -82,7 +82,7 @@ def plain(
     folder = tmp_path_factory.mktemp("plain")
     recipe = load_recipe(DEBUG, [f"run.folder={folder}", "sharding.fragment=zero0", *overrides])
     plan = make_plan(recipe, World())
-    inputs = read_inputs(plan, folder)
+    inputs = read_inputs(plan, folder, print)
     trained = load_backbone(plan, plan.open_weights(), torch.device("cpu")).trained
     model, wanted = plan.model, recipe.optimizer
     adam = torch.optim.AdamW(optimizer_groups(trained, wanted.learning_rate, wanted.weight_decay))

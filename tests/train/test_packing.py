@@ -133,7 +133,7 @@ def test_rows_grouped_by_length_are_padded_less(tmp_path):
     for key in (False, True):
         batch = ["batch={global_size: 16, micro_size: 4}", f"data.group_by_length={key}".lower()]
         plan = make_plan(load_recipe(DEBUG, [f"run.folder={tmp_path}", *batch]), World())
-        inputs = read_inputs(plan, tmp_path)
+        inputs = read_inputs(plan, tmp_path, print)
         batches = Batches(side_by_side(inputs.tokens, inputs.pad_id, plan), plan, Position())
         epoch = [micro for step in range(4) for micro in batches[step]]
         places[key] = sum(micro["input_ids"].numel() for micro in epoch)

@@ -33,7 +33,9 @@ def share(right: Tensor) -> Figure:
     square = _Z * _Z / rows
     middle = (value + square / 2) / (1 + square)
     half = _Z / (1 + square) * math.sqrt(value * (1 - value) / rows + square / (4 * rows))
-    return Figure(value, max(0.0, middle - half), min(1.0, middle + half), rows)
+    return Figure(value, min(value, middle - half), max(value, middle + half), rows).within(
+        0.0, 1.0
+    )
 
 
 def ratio(sums: Tensor, counts: Tensor) -> Figure:

@@ -20,7 +20,7 @@ from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes
 from bigpeft.plan.model import build_model, open_weights, placement_of
 from bigpeft.plan.virtual import prepare_input
-from bigpeft.recipe import Batch, Recipe
+from bigpeft.recipe import KEPT, Batch, Recipe
 from bigpeft.world import World
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,6 +81,7 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
 
 def outline(recipe: Recipe, world: World) -> Plan:
     """The plan of a run that may be too large for this machine. Raises as `make_plan` does."""
+    _refuse_rows_for_nothing(recipe)
     _refuse_the_best_of_nothing(recipe)
     precision = choose_precision(recipe.train.precision)
     fragment = read_fragment(recipe.sharding.fragment)
@@ -126,6 +127,16 @@ def outline(recipe: Recipe, world: World) -> Plan:
         ds_config=ds_config,
         held=held,
     )
+
+
+def _refuse_rows_for_nothing(recipe: Recipe) -> None:
+    asked, share = recipe.eval, recipe.data.held_out
+    if asked is not None and asked.path == KEPT and not share:
+        raise RecipeError("eval.path", f"is {KEPT}, which keeps no row", f"write a share in {KEPT}")
+    if share and (asked is None or asked.path != KEPT):
+        raise RecipeError(
+            KEPT, "keeps rows from training that eval leaves out", "remove eval.path, or this key"
+        )
 
 
 def _refuse_the_best_of_nothing(recipe: Recipe) -> None:

@@ -200,11 +200,3 @@ class Recipe(Section):
         if isinstance(data, dict) and isinstance(asked, dict) and data.get("held_out"):
             return {**values, "eval": {**asked, "path": asked.get("path") or KEPT}}
         return values
-
-    @model_validator(mode="after")
-    def _keeps_rows_to_judge_by(self) -> "Recipe":
-        if self.eval is not None and self.eval.path == KEPT and not self.data.held_out:
-            raise ValueError("eval.path is data.held_out, which keeps no row: write a share")
-        if self.data.held_out and (self.eval is None or self.eval.path != KEPT):
-            raise ValueError("data.held_out keeps rows that eval leaves out: remove eval.path")
-        return self

@@ -76,7 +76,7 @@ def test_files_of_other_columns_are_told_before_they_are_read(tmp_path, tokenize
 def test_an_empty_file_is_told(tmp_path, tokenizer):
     write(tmp_path / "rows.jsonl", [])
 
-    with pytest.raises(DataError, match="rows.jsonl: holds no row"):
+    with pytest.raises(DataError, match=r"rows.jsonl: holds no row"):
         reader(tmp_path / "rows.jsonl", tokenizer)
 
 
@@ -137,7 +137,7 @@ def test_a_prompt_is_not_split_from_its_completion(tmp_path, tokenizer):
     row = {"prompt": "hello " * 50, "completion": "world"}
     path = write(tmp_path / "rows.jsonl", [json.dumps(row).encode()])
 
-    with pytest.raises(DataError, match="row 1: is over data.max_length 32, and a prompt is not"):
+    with pytest.raises(DataError, match=r"row 1: is over data.max_length 32, and a prompt is not"):
         tokenise(reader(path, tokenizer), 32, "split")
 
 

@@ -27,7 +27,8 @@ def reader(folder, rows, tokenizer, **options):
 
 
 @pytest.mark.parametrize(
-    "names", [("system", "human", "gpt"), ("system", "user", "assistant"), ("system", "user", "bot")]
+    "names",
+    [("system", "human", "gpt"), ("system", "user", "assistant"), ("system", "user", "bot")],
 )
 def test_sharegpt_is_the_same_as_messages(names):
     said = [{"from": name, "value": text} for name, (_, text) in zip(names, TALK, strict=True)]

@@ -10,8 +10,10 @@ from bigpeft.cli import (
     compare,
     convert_checkpoint,
     data,
+    evaluate,
     export,
     fetch,
+    generate,
     import_,
     merge,
     methods,
@@ -34,6 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
 app.command("methods")(methods.methods)
 app.command("merge")(merge.merge)
 app.command("export")(export.export)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
 
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.methods import InputMethod
@@ -21,10 +22,10 @@ from bigpeft.train.metrics import read_rows
 BEFORE, EVAL, SAMPLES = "before.json", "eval.json", "samples.jsonl"
 
 
-def make_generator(plan: Plan, engine: Engine, inputs: Inputs) -> Generator:
+def make_generator(plan: Plan, engine: Engine, tokenizer: PreTrainedTokenizerBase) -> Generator:
     """The model of this plan as one that answers."""
     virtual = any(isinstance(method, InputMethod) for method in plan.seated.values())
-    return Generator(engine, inputs.tokenizer, by_rows=virtual)
+    return Generator(engine, tokenizer, by_rows=virtual)
 
 
 class Judge:
@@ -32,7 +33,7 @@ class Judge:
 
     def __init__(self, plan: Plan, engine: Engine, inputs: Inputs, folder: Path, done: int) -> None:
         self._plan, self._inputs, self._folder = plan, inputs, folder
-        self._generator = make_generator(plan, engine, inputs)
+        self._generator = make_generator(plan, engine, inputs.tokenizer)
         self._first = dist.get_rank() == 0
         asked, best = plan.recipe.eval, plan.recipe.checkpoint.best_by
         self._micro_size = asked.micro_size if asked else 1

@@ -31,7 +31,7 @@ def overrides_of(folder: Path) -> list[str]:
     return [
         "model={name: " + f"{folder}, weights: none, tokenizer: recipes/data/debug/tokenizer}}",
         "data.max_length=64",
-    "batch.global_size=6",
+        "batch.global_size=6",
         "train.steps=1",
         "optimizer.learning_rate=1e-30",  # nothing is learned: the model stays the dense one
         "eval=null",

@@ -1,0 +1,110 @@
+"""A run in use. Oracles: the run's own last evaluation, and the model's answers in its samples."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.runs import DEBUG, run, train_and_save_here
+from tests.worlds import free_port, world
+
+QUIET = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+MORE = ["train.steps=2", "eval.samples=3", "model.layers=1"]
+
+
+def call(*words: str | Path, ranks: int = 1, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bigpeft"]
+    if ranks > 1:
+        command = ["deepspeed", "--num_gpus", str(ranks), "--master_port", str(free_port())]
+        command += ["--no_local_rank", "--module", "bigpeft"]
+    environment = QUIET if ranks > 1 else {k: v for k, v in QUIET.items() if "RANK" not in k}
+    return subprocess.run(
+        [*command, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        input=stdin,
+    )
+
+
+def train_here(folder: Path) -> None:
+    train_and_save_here(folder, MORE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("used") / "run"
+    world(2).call(train_here, folder)
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_evaluation_afterwards_is_the_run_s_own_last_one(ranks, folder):
+    done = call("eval", folder, "--json", ranks=ranks)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    expected = json.loads((folder / "eval.json").read_text())["after"]
+    assert json.loads(line)["held_out"]["loss"] == pytest.approx(expected["held_out"]["loss"])
+
+
+def test_another_recipe_may_say_what_is_measured(folder, tmp_path):
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text(DEBUG.read_text().replace("eval: {path", "eval: {limit: 4, path"))
+
+    done = call("eval", folder, "--recipe", recipe, f"run.folder={tmp_path}", "--task", "held_out")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].split()[:2] == ["held_out", "loss"]
+    assert done.stdout.splitlines()[-1].split()[-1] == "4"
+
+
+def test_answers_to_rows_are_those_of_the_run_s_samples(folder):
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+    done = call("generate", folder, "--batch", "recipes/data/debug/heldout.jsonl",
+                "--max-new-tokens", 128)  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()][:3]
+    assert [row["prompt"] for row in found] == [row["prompt"] for row in samples]
+    assert [row["answer"] for row in found] == [row["after"] for row in samples]
+
+
+def test_a_run_that_has_not_ended_answers_with_its_newest_checkpoint(tmp_path):
+    unfinished = run(1, tmp_path / "run", *MORE, "train.stop_after=1")
+
+    done = call("generate", unfinished, "hello", "--max-new-tokens", 2)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_talk_ends_with_the_input(folder):
+    done = call("generate", folder, "--chat", "--max-new-tokens", 2, stdin="hello\nand now?\n")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("> ") == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["eval", "NOWHERE"], "is neither a run folder nor a model folder"),
+        (["eval", "RUN", "--task", "maths"], "--task maths: is no task"),
+        (["generate", "RUN"], "wants one of PROMPT, --chat and --batch"),
+        (["generate", "RUN", "a", "--chat"], "wants one of PROMPT, --chat and --batch"),
+        (["generate", "RUN", "--batch", "nowhere.jsonl"], "nowhere.jsonl: does not exist"),
+    ],
+)
+def test_what_cannot_be_used_is_one_message_and_code_2(words, why, folder, tmp_path):
+    places = {"RUN": str(folder), "NOWHERE": str(tmp_path)}
+
+    done = call(*(places.get(word, word) for word in words))
+
+    assert done.returncode == 2
+    assert why in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

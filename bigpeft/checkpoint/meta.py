@@ -22,6 +22,7 @@ class Meta:
 
     `rows` of the data were seen in `step` optimizer steps, of which `updates` changed something.
     `evaluation` holds the figures of this step by their names in metrics.jsonl.
+    `stream` is where the rows come from next, in a run that streams them.
     `recipe`, `plan` and `versions` are for people; what must not change is the `identity`.
     """
 
@@ -34,6 +35,7 @@ class Meta:
     base: dict[str, Any]
     loss_scale: dict[str, Any] | None = None
     evaluation: dict[str, float] = field(default_factory=dict)
+    stream: dict[str, Any] | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

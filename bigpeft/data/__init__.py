@@ -6,7 +6,7 @@ Importing the room loads neither transformers nor datasets: the recipe asks it f
 from bigpeft.data.card import card_of
 from bigpeft.data.chat import Chat, read_template, render
 from bigpeft.data.choices import Choices, choice_rows
-from bigpeft.data.collate import Padded, collate
+from bigpeft.data.collate import Item, Padded, collate
 from bigpeft.data.fingerprint import fingerprint_of
 from bigpeft.data.formats import Format, Row, RowError, Turn, formats
 from bigpeft.data.held_out import Part
@@ -25,6 +25,7 @@ from bigpeft.data.prompts import (
 )
 from bigpeft.data.reader import Reader, detect
 from bigpeft.data.sources import Rows, load_rows
+from bigpeft.data.stream import Place, Window, windows
 from bigpeft.data.tokenize import tokenise
 from bigpeft.data.tokenizer import load_tokenizer, serialised
 from bigpeft.data.tokens import Skipped, Tokens, check_vocabulary
@@ -34,10 +35,12 @@ __all__ = [
     "Chat",
     "Choices",
     "Format",
+    "Item",
     "OptionRows",
     "Packed",
     "Padded",
     "Part",
+    "Place",
     "Prompt",
     "Reader",
     "Row",
@@ -46,6 +49,7 @@ __all__ = [
     "Skipped",
     "Tokens",
     "Turn",
+    "Window",
     "card_of",
     "check_vocabulary",
     "choice_rows",
@@ -71,4 +75,5 @@ __all__ = [
     "share",
     "tokenise",
     "tokens_before",
+    "windows",
 ]

@@ -52,7 +52,7 @@ class Rows:
                 refuse(error)
                 refused.append(error)
 
-            for number, row in enumerate(_read(source, self.split, note), 1):
+            for number, row in enumerate(read_source(source, self.split, note), 1):
                 yield f"{source} row {number}", row
             if not number and not refused:
                 raise DataError(
@@ -91,7 +91,36 @@ def columns_of(rows: Rows, source: Path | str) -> tuple[str, ...]:
     raise first[0]
 
 
-def _read(source: Path | str, split: str | None, refuse: Refuse) -> Iterator[dict[str, Any]]:
+def table_stream(source: Path | str, split: str | None) -> Any:
+    """A table or a data set on the hub as an IterableDataset, of which nothing is read yet."""
+    from datasets import Dataset, load_dataset, load_from_disk
+
+    with unreadable_named(source), _quiet():
+        if isinstance(source, str):
+            return load_dataset(source, split=split or "train", streaming=True)
+        if source.is_dir():
+            saved: Any = load_from_disk(str(source))
+            return saved.to_iterable_dataset()
+        if kind_of(source) == ".arrow":
+            return Dataset.from_file(str(source)).to_iterable_dataset()
+        return Dataset.from_parquet(str(source), streaming=True)
+
+
+@contextmanager
+def unreadable_named(source: Path | str) -> Iterator[None]:
+    """What a library raises about a source becomes a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow has a class per mishap
+        raise DataError(
+            str(source), f"cannot be read ({_reason(error)})", "write it anew, or check its name"
+        ) from error
+
+
+def read_source(source: Path | str, split: str | None, refuse: Refuse) -> Iterator[dict[str, Any]]:
+    """The rows of one source; a line that cannot be read is handed to `refuse`."""
     if isinstance(source, str):
         return _from_hub(source, split or "train")
     if source.is_dir():
@@ -111,16 +140,11 @@ def _read(source: Path | str, split: str | None, refuse: Refuse) -> Iterator[dic
 def _from_table(path: Path) -> Iterator[dict[str, Any]]:
     from datasets import Dataset
 
-    try:
-        with _quiet():
-            table: Any = (
-                Dataset.from_file(str(path))
-                if kind_of(path) == ".arrow"
-                else Dataset.from_parquet(str(path), streaming=True)
-            )
-            yield from table
-    except Exception as error:  # pyarrow has a class per mishap
-        raise DataError(str(path), f"cannot be read ({_reason(error)})", "write it anew") from error
+    with unreadable_named(path), _quiet():
+        if kind_of(path) == ".arrow":
+            yield from Dataset.from_file(str(path))  # type: ignore[misc]
+        else:
+            yield from Dataset.from_parquet(str(path), streaming=True)  # type: ignore[misc]
 
 
 def _from_saved(folder: Path) -> Iterator[dict[str, Any]]:

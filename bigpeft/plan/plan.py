@@ -81,6 +81,7 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
 
 def outline(recipe: Recipe, world: World) -> Plan:
     """The plan of a run that may be too large for this machine. Raises as `make_plan` does."""
+    _refuse_endless(recipe)
     _refuse_rows_for_nothing(recipe)
     _refuse_the_best_of_nothing(recipe)
     precision = choose_precision(recipe.train.precision)
@@ -136,6 +137,13 @@ def _refuse_rows_for_nothing(recipe: Recipe) -> None:
     if share and (asked is None or asked.path != KEPT):
         raise RecipeError(
             KEPT, "keeps rows from training that eval leaves out", "remove eval.path, or this key"
+        )
+
+
+def _refuse_endless(recipe: Recipe) -> None:
+    if recipe.data.streaming and recipe.train.steps is None:
+        raise RecipeError(
+            "train.epochs", "is not known of rows that are streamed", "write train.steps"
         )
 
 

@@ -71,6 +71,14 @@ class Data(Section):
         0, description="processes per rank that make batches ahead; 0 makes them in between"
     )
 
+    streaming: bool = Field(
+        False,
+        description="read and tokenise rows while the run goes on, for data larger than the disk; "
+        "needs train.steps",
+    )
+    window: PositiveInt = Field(
+        2048, description="streaming: rows that are read, shuffled and packed together"
+    )
     cache: str | None = Field(
         None, description="folder of tokens that runs share; default: in the run folder"
     )
@@ -94,6 +102,14 @@ class Data(Section):
             raise ValueError("has weights that concatenate does not look at: change mix")
         if self.mix != "concatenate" and len(self.sources) < 2:
             raise ValueError("has a mix of fewer than two sources: add sources, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_one_after_another(self) -> "Data":
+        if self.streaming and len(self.sources) > 1:
+            raise ValueError("has streaming and several sources: write the paths into one")
+        if self.streaming and self.workers:
+            raise ValueError("has streaming, which reads ahead by itself: remove workers")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,9 @@ from bigpeft.train.units import Units
 class Batches(Dataset[list[dict[str, Tensor]]]):
     """Global step → the micro-batches of this rank, in a run that goes on from `start`."""
 
+    position = None
+    """In no stream: the step says it all."""
+
     def __init__(self, units: Units, plan: Plan, start: Position) -> None:
         recipe, world = plan.recipe, plan.world
         self._units, self._start = units, start
@@ -23,6 +26,13 @@ class Batches(Dataset[list[dict[str, Tensor]]]):
         self._rank, self._ranks = world.rank, world.size
         self._workers = recipe.data.workers
         self._lengths = units.lengths() if recipe.data.group_by_length else None
+
+    def __len__(self) -> int:
+        """What an epoch has."""
+        return len(self._units)
+
+    def __str__(self) -> str:
+        return str(self._units)
 
     def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
         """Micro-batches of optimizer step `step` (from 0)."""

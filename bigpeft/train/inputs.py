@@ -10,16 +10,20 @@ from bigpeft.plan import Plan
 from bigpeft.train.evaluation import Task
 from bigpeft.train.evaluation.read import read_samples, read_tasks
 from bigpeft.train.folder import write_json
-from bigpeft.train.rows import Preparation, Say
+from bigpeft.train.rows import Preparation, Say, Windows
 
 CARD = "data.json"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model will see, in training and when it is judged."""
+    """What the model will see, in training and when it is judged.
 
-    tokens: Tokens
+    `tokens` of all training rows, or None where they come out of the `stream`.
+    """
+
+    tokens: Tokens | None
+    stream: Windows
     tokenizer: PreTrainedTokenizerBase
     tasks: tuple[Task, ...]
     samples: list[Prompt]
@@ -38,7 +42,10 @@ def read_inputs(plan: Plan, folder: Path, say: Say) -> Inputs:
     """
     rows = Preparation(plan, folder, say)
     inputs = Inputs(
-        tokens=rows.tokens("train", rows.of_training(), mixing=True),
+        tokens=None
+        if plan.recipe.data.streaming
+        else rows.tokens("train", rows.of_training(), mixing=True),
+        stream=rows.stream,
         tokenizer=rows.tokenizer,
         tasks=read_tasks(plan, rows),
         samples=read_samples(plan, rows),

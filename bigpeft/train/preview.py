@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bigpeft.data import Packed
+from bigpeft.data import Packed, Place
 from bigpeft.plan import outline
 from bigpeft.recipe import Recipe
 from bigpeft.train.batches import Batches
@@ -70,12 +70,15 @@ class Preview:
 
 
 def preview(recipe: Recipe, rows: int, say: Say = print) -> Preview:
-    """The first `rows` rows and the figures of all. Tokenises into the run folder, where the run
-    will find it. Raises RecipeError, DataError or FileError as the run would.
+    """The first `rows` rows and the figures of all, of streamed ones those of the first window.
+
+    Tokenises into the run folder, where the run will find it. Raises UserError as the run would.
     """
     plan = outline(recipe, World())
     inputs = read_inputs(plan, Path(recipe.run.folder), say)
     tokenizer, tokens = inputs.tokenizer, inputs.tokens
+    if tokens is None:
+        tokens = next(inputs.stream(Place())).tokens
     units = side_by_side(tokens, inputs.pad_id, plan)
     shown = (tokens.row(index) for index in range(min(rows, len(tokens))))
     return Preview(

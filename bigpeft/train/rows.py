@@ -1,7 +1,7 @@
 """Rows of the recipe's sources as tokens, prepared once for all ranks."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from bigpeft.data import (
     Part,
+    Place,
     Reader,
     Tokens,
+    Window,
     card_of,
     check_vocabulary,
     cores,
@@ -21,10 +23,12 @@ from bigpeft.data import (
     mixed,
     prepare,
     tokenise,
+    windows,
 )
 from bigpeft.plan import Plan
 from bigpeft.train.counting import counting
 
+Windows = Callable[[Place], Iterator[Window]]
 Say = Callable[[str], None]
 SKIPPED = "skipped.jsonl"
 _SHAPE = {"max_length", "long_rows", "loss_on", "on_bad_row"}
@@ -128,6 +132,20 @@ class Preparation:
             self.cards[name] = card_of(sources, tokens)
             self._tell_skipped(name, tokens)
         return tokens
+
+    def stream(self, place: Place) -> Iterator[Window]:
+        """Windows of the training rows from `place` on, endlessly; every rank reads them all."""
+        data = self._plan.recipe.data
+        (reader,) = self.of_training()
+
+        def tokens_of(reader: Reader) -> Tokens:
+            tokens = tokenise(reader, data.max_length, data.long_rows, data.on_bad_row)
+            check_vocabulary(tokens, self._plan.model.config.get_text_config().vocab_size)
+            return tokens
+
+        if self._plan.world.is_first:
+            self._tell_format("train", reader)
+        return windows(reader, data.window, tokens_of, place)
 
     def _tell_format(self, name: str, reader: Reader) -> None:
         if reader.format_name == "auto":

@@ -12,7 +12,6 @@ from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
-from bigpeft.train.batches import Batches
 from bigpeft.train.due import SaveTimes
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
 from bigpeft.train.folder import describe_run, end_at, open_run
@@ -22,12 +21,12 @@ from bigpeft.train.kept_apart import refuse_leaks
 from bigpeft.train.progress import Progress, total_steps
 from bigpeft.train.saving import Position, Saver
 from bigpeft.train.schedule import Schedule
+from bigpeft.train.source import MicroBatches, make_batches
 from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
 from bigpeft.train.stops import Stops
 from bigpeft.train.terminal import Terminal
 from bigpeft.train.tracking import Tracking
-from bigpeft.train.units import Units, side_by_side
 from bigpeft.world import World
 
 
@@ -61,14 +60,14 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
     inputs = read_inputs(plan, folder, terminal.say)
-    units = side_by_side(inputs.tokens, inputs.pad_id, plan)
     device = join_processes(world)
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)
-    done, steps = start.step, total_steps(recipe, len(units), start)
+    batches = make_batches(inputs, plan, start)
+    done, steps = start.step, total_steps(recipe, len(batches), start)
     if world.is_first:
         describe_run(folder, plan, steps, done)
-    terminal.say(describe(plan, units, steps))
+    terminal.say(describe(plan, batches, steps))
 
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)
@@ -76,7 +75,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     saver = Saver(folder / "checkpoints", plan, engine, backbone, found, terminal.say)
     if recipe.data.packing:
         refuse_leaks(engine, plan)
-    batches = Batches(units, plan, start).of_steps(range(done, steps))
+    coming = batches.of_steps(range(done, steps))
     schedule = Schedule.of(recipe.optimizer, steps)
     adapters = Adapters(plan.seated, engine, steps)
     for remark in (*backbone.remarks(), *adapters.remarks()):
@@ -91,7 +90,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     with Stops(folder, device) as stops:
         for step in range(done, done if judge.is_satisfied else steps):
             started = time.monotonic()
-            micro_batches = next(batches)
+            micro_batches = next(coming)
             waited = time.monotonic() - started
             rate = set_learning_rate(engine, schedule.factor(step))
             with backbone.meter.watch_if(step - done < 2):
@@ -105,7 +104,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
             told = stops.agreed()
             stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
             if save_times.due(step + 1) or stopping or last:
-                saver.save(step + 1, result)
+                saver.save(step + 1, result, batches.position)
                 save_times.saved()
             saver.look()
             if stopping:
@@ -131,14 +130,14 @@ def _places(plan: Plan) -> str:
     return f"{len(seats)} linears" if len(seats) > 1 else f"{seats[0]}"
 
 
-def describe(plan: Plan, units: Units, steps: int) -> str:
+def describe(plan: Plan, batches: MicroBatches, steps: int) -> str:
     """Three lines before the start: what is trained, on what, over which sharding."""
     recipe, held = plan.recipe, plan.held
     kind = plan.model.config.model_type
     return (
         f"{recipe.model.name or kind}: {recipe.method.name} on {_places(plan)}, "
         f"{plan.trainable:,} numbers trained, {plan.precision}\n"
-        f"{units}, {steps} steps of {recipe.batch.global_size} = "
+        f"{batches}, {steps} steps of {recipe.batch.global_size} = "
         f"{recipe.batch.micro_size} × {plan.accumulation_steps} accumulation × "
         f"{plan.world.size} ranks\n"
         f"ZeRO-{plan.stage}, backbone {recipe.model.weights} shared by {plan.group_size}: "

@@ -1,7 +1,7 @@
 """Checkpoints of a run: what identifies it, when it goes on, where it stands."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from bigpeft.checkpoint import (
@@ -18,6 +18,7 @@ from bigpeft.checkpoint import (
 )
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.checkpoint.state import whole_shape
+from bigpeft.data import Place
 from bigpeft.placement import evolving
 from bigpeft.plan import Plan
 from bigpeft.train.backbone import Backbone
@@ -26,11 +27,20 @@ from bigpeft.train.folder import versions
 
 
 @dataclass(frozen=True)
+class InStream:
+    """Where rows come from next: what is left of the window that begins at `place`."""
+
+    place: Place = field(default_factory=Place)
+    used: int = 0
+
+
+@dataclass(frozen=True)
 class Position:
-    """Optimizer steps done, and rows of the data seen in them."""
+    """Optimizer steps done, and rows of the data seen in them; where in a stream that is."""
 
     step: int = 0
     rows: int = 0
+    stream: InStream | None = None
 
     @classmethod
     def of(cls, checkpoint: Path | None) -> "Position":
@@ -38,7 +48,10 @@ class Position:
         if checkpoint is None:
             return cls()
         meta = read_meta(checkpoint)
-        return cls(meta.step, meta.rows)
+        if meta.stream is None:
+            return cls(meta.step, meta.rows)
+        stream = InStream(Place(**meta.stream["place"]), meta.stream["used"])
+        return cls(meta.step, meta.rows, stream)
 
     def rows_before(self, step: int, size: int) -> int:
         """Rows seen before step `step` (from 0), `size` of them in each step from here on."""
@@ -74,10 +87,14 @@ class Saver:
         self._writer = Writer(root, keep, wanted.asynchronous, say)
         before_updates(engine, self._writer.wait_for_copies)
 
-    def save(self, step: int, result: Result | None) -> None:
+    def save(self, step: int, result: Result | None, stream: InStream | None) -> None:
         """Write the checkpoint of this step, evaluated or not, now or behind the next steps."""
         self._writer.wait()
-        meta = replace(self._meta(step), evaluation=result.as_metrics() if result else {})
+        meta = replace(
+            self._meta(step),
+            evaluation=result.as_metrics() if result else {},
+            stream=stream and asdict(stream),
+        )
         trained = self._backbone.trained
         self._writer.write(take_snapshot(self._engine, trained, self._state, meta))
 

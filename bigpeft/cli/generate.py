@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ def generate(
     deepspeed --num_gpus N --no_local_rank --module bigpeft generate RUN "..."
     """
     with on_all_ranks() as (world, terminal):
-        from bigpeft.data import read_prompts
+        from bigpeft.data import read_questions
         from bigpeft.train.evaluation.read import plain_reader, stop_tokens
         from bigpeft.train.generation import Sampling
         from bigpeft.train.reopen import recipe_of, reopen
@@ -47,7 +48,7 @@ def generate(
         reader = plain_reader(opened.plan, opened.rows.tokenizer)
         sampling = Sampling(max_new_tokens, temperature, top_p, seed, stop_tokens(reader))
         if batch is not None:
-            rows = read_prompts(opened.rows.reader(str(batch), None, format_name="auto"))
+            rows = read_questions(opened.rows.reader(str(batch), None))
             texts = opened.generator.texts(rows, sampling, micro_size)
             for row, text in zip(rows, texts, strict=True):
                 terminal.say(json.dumps({"prompt": row.text, "answer": text}, ensure_ascii=False))
@@ -77,16 +78,18 @@ def _question(said: list[tuple[str, str]], reader: "Reader", plain: bool) -> "Pr
 
 
 def _lines(terminal: "Terminal") -> Iterator[str | None]:
-    """What the user types, on all ranks; None at the end."""
+    """What the user types, on all ranks; None at the end. The other ranks wait as long as it takes."""
     import torch.distributed as dist
 
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=30))
     while True:
         line: list[Any] = [None]
         if dist.get_rank() == 0:
             terminal.console.print("> ", end="")
-            line = [sys.stdin.readline().rstrip("\n") or None]
-        dist.broadcast_object_list(line, 0)
-        yield line[0]
+            line = [sys.stdin.readline() or None]
+        dist.broadcast_object_list(line, 0, group)
+        if line[0] is None or line[0].strip():
+            yield line[0] and line[0].strip()
 
 
 def _streamer(tokenizer: Any, terminal: "Terminal") -> Any:

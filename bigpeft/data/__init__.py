@@ -21,6 +21,7 @@ from bigpeft.data.prompts import (
     prompt_of,
     question,
     read_prompts,
+    read_questions,
     tokens_before,
 )
 from bigpeft.data.reader import Reader, detect
@@ -68,6 +69,7 @@ __all__ = [
     "prompt_of",
     "question",
     "read_prompts",
+    "read_questions",
     "read_template",
     "render",
     "sample_indices",

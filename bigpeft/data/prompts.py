@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from bigpeft.data.encode import Draft, encode
 from bigpeft.data.formats import Row, RowError, Turn
-from bigpeft.data.tokenize import Reader
+from bigpeft.data.formats.base import text_in
+from bigpeft.data.formats.messages import turns_in
+from bigpeft.data.reader import Reader, placed
 from bigpeft.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +35,22 @@ def read_prompts(reader: Reader, limit: int | None = None) -> list[Prompt]:
             found.append(prompt_of(row, reader))
         except RowError as error:
             raise DataError(place, error.why, error.fix) from error
+    return found
+
+
+def read_questions(reader: Reader) -> list[Prompt]:
+    """Of rows with `messages`, whose last answer is left out where there is one, or with a plain
+    text in `prompt`. Raises DataError for another row.
+    """
+    found = []
+    for place, values in reader.source:
+        with placed(place):
+            if "messages" in values:
+                turns = turns_in(values["messages"], "column 'messages'")
+                found.append(question(turns[:-1] if turns[-1].is_answer else turns, reader))
+            else:
+                text = text_in(values, "prompt")
+                found.append(Prompt(tokens_before(text, reader.tokenizer), text))
     return found
 
 

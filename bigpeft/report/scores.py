@@ -50,7 +50,9 @@ def _told(tasks: Any) -> Told:
         for metric, said in metrics.items() if isinstance(metrics, dict) else ():
             if isinstance(said, dict) and isinstance(said.get("value"), int | float):
                 bounds = {k: said[k] for k in ("low", "high", "rows") if _is_number(said.get(k))}
-                found[_NAMES.get(str(task), str(task)), str(metric)] = Score(said["value"], **bounds)
+                found[_NAMES.get(str(task), str(task)), str(metric)] = Score(
+                    said["value"], **bounds
+                )
     return found
 
 

@@ -75,6 +75,18 @@ def test_answers_to_rows_are_those_of_the_run_s_samples(folder):
     assert [row["answer"] for row in found] == [row["after"] for row in samples]
 
 
+def test_rows_need_no_answer_to_be_answered(folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    asked = [{"messages": [{"role": "user", "content": "hello"}]}, {"prompt": "2 + 2 ="}]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in asked))
+
+    done = call("generate", folder, "--batch", rows, "--max-new-tokens", 2)
+
+    assert done.returncode == 0, done.stderr
+    prompts = [json.loads(line)["prompt"] for line in done.stdout.splitlines()]
+    assert prompts == ["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n", "2 + 2 ="]
+
+
 def test_a_run_that_has_not_ended_answers_with_its_newest_checkpoint(tmp_path):
     unfinished = run(1, tmp_path / "run", *MORE, "train.stop_after=1")
 
@@ -84,10 +96,10 @@ def test_a_run_that_has_not_ended_answers_with_its_newest_checkpoint(tmp_path):
 
 
 def test_a_talk_ends_with_the_input(folder):
-    done = call("generate", folder, "--chat", "--max-new-tokens", 2, stdin="hello\nand now?\n")
+    done = call("generate", folder, "--chat", "--max-new-tokens", 2, stdin="hello\n\nand now?\n")
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("> ") == 3
+    assert done.stdout.count("> ") == 4
 
 
 @pytest.mark.parametrize(

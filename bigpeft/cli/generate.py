@@ -78,10 +78,10 @@ def _question(said: list[tuple[str, str]], reader: "Reader", plain: bool) -> "Pr
 
 
 def _lines(terminal: "Terminal") -> Iterator[str | None]:
-    """What the user types, on all ranks; None at the end. The other ranks wait as long as it takes."""
+    """What the user types, on all ranks; None at the end. The others wait as long as it takes."""
     import torch.distributed as dist
 
-    group = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
     while True:
         line: list[Any] = [None]
         if dist.get_rank() == 0:

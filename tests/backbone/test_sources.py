@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -20,6 +22,7 @@ from bigpeft.backbone import (
     read_config,
 )
 from bigpeft.backbone.sources import BitsAndBytesFolder, SafetensorsFolder, TorchBinFolder
+from bigpeft.backbone.sources.files import header, read
 from bigpeft.errors import WeightError
 from bigpeft.quant import CodecOptions, make_codec
 from tests.backbone.families import saved_model
@@ -264,3 +267,28 @@ def test_a_conv1d_that_bitsandbytes_packed_is_refused_for_what_it_is(tmp_path):
 
     with pytest.raises(WeightError, match="as bitsandbytes keeps a Conv1D"):
         load(tmp_path / "packed", "nf4", CodecOptions(nested=False))
+
+
+@given(
+    tensors=st.lists(
+        st.tuples(
+            st.sampled_from(["float32", "bfloat16", "float16", "uint8", "int64", "bool"]),
+            st.lists(st.integers(0, 5), max_size=3),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_mapped_tensors_are_what_safetensors_reads(tensors, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mapped") / "some.safetensors"
+    wanted = {
+        f"t{n}": torch.randint(0, 100, shape).to(getattr(torch, kind))
+        for n, (kind, shape) in enumerate(tensors)
+    }
+    save_file(wanted, path)
+
+    found = {name: read(stored, name) for name, stored in header(path).items()}
+
+    assert found.keys() == wanted.keys()
+    for name, tensor in load_file(path).items():
+        assert_close(found[name], tensor, rtol=0, atol=0)

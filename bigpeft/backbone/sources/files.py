@@ -1,14 +1,10 @@
 """One safetensors file: its header, and its tensors, mapped rather than read.
 
 A mapped tensor is hashed and packed straight out of the page cache, without a copy of its own:
-benchmarks/loading.py measures both. Each tensor has a map of its own, so no more than that tensor
-stays mapped, and the kernel is told that it is read from front to back: from a disk that is twice
-as fast as what safetensors maps.
+benchmarks/loading.py measures both. A file is opened anew for each tensor, so no more than that
+tensor stays mapped.
 """
 
-import json
-import math
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +34,11 @@ NAMED = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a file. `dtype` is what safetensors calls it, `start` its first byte there."""
+    """A tensor of a file. `dtype` is what safetensors calls it."""
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
 
 
 def dtype_of(stored: Stored, name: str) -> torch.dtype:
@@ -61,37 +56,23 @@ def dtype_of(stored: Stored, name: str) -> torch.dtype:
 def header(path: Path) -> dict[str, Stored]:
     """Every tensor of the file. Raises WeightError for one that is cut off or no safetensors."""
     try:
-        with safe_open(path, framework="pt"):
-            pass  # it checks what is read without a check below
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            listed = json.loads(file.read(length))
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: Stored(path, part.get_dtype(), tuple(part.get_shape()))
+                for name, part in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         raise WeightError(
             str(path), f"is truncated or no safetensors file ({error})", DOWNLOAD
         ) from error
-    listed.pop("__metadata__", None)
-    first = 8 + length
-    return {
-        name: Stored(path, said["dtype"], tuple(said["shape"]), first + said["data_offsets"][0])
-        for name, said in listed.items()
-    }
 
 
 def read(stored: Stored, name: str) -> Tensor:
     """The tensor of this name, mapped as long as it lives. Raises WeightError, naming the file."""
-    dtype = dtype_of(stored, name)
-    numbers = math.prod(stored.shape)
-    if not numbers:
-        return torch.empty(stored.shape, dtype=dtype)
-    before = stored.start % mmap.ALLOCATIONGRANULARITY
-    length = before + numbers * dtype.itemsize
+    dtype_of(stored, name)
     try:
-        with stored.path.open("rb") as file:
-            mapped = mmap.mmap(
-                file.fileno(), length, access=mmap.ACCESS_COPY, offset=stored.start - before
-            )
-    except (ValueError, OSError) as error:
+        with safe_open(stored.path, framework="pt") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
         raise WeightError(str(stored.path), f"cannot be read ({error})", DOWNLOAD) from error
-    mapped.madvise(mmap.MADV_SEQUENTIAL)
-    return torch.frombuffer(mapped, dtype=dtype, count=numbers, offset=before).view(stored.shape)

@@ -9,12 +9,16 @@ from bigpeft.errors import FileError, RecipeError
 from bigpeft.recipe import Model
 
 _log = logging.getLogger(__name__)
+_SHAPES = Path(__file__).with_name("shapes")
 _BESIDE = ["*.json", "*.model", "*.txt", "*.jinja"]
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
-def resolve_model_folder(model: Model) -> Path | None:
+def resolve_model_folder(model: Model, weights: bool = True) -> Path | None:
     """The folder itself, or the local copy of a hub model; None for an inline configuration.
+
+    Without `weights`, or where they are random, a hub model's configuration is enough, and those of
+    some large models ship with bigpeft.
 
     A GGUF file, or a folder of one and no other weights, is dequantised once into `model.cache` or
     the user's cache. Raises FileError for a folder that is not there, or a hub model that cannot be
@@ -38,7 +42,10 @@ def resolve_model_folder(model: Model) -> Path | None:
             "is no folder on this machine",
             "write the folder of a Hugging Face model, or a hub name such as org/name",
         )
-    return _without_gguf(_download(model.name, model.revision, model.trust_remote_code), model)
+    if not weights or model.random:
+        shipped = _SHAPES / model.name
+        return shipped if shipped.is_dir() else _download(model, ())
+    return _without_gguf(_download(model, _WEIGHTS), model)
 
 
 def _without_gguf(folder: Path, model: Model) -> Path:
@@ -61,25 +68,27 @@ def _cache(model: Model) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bigpeft"
 
 
-def _download(name: str, revision: str | None, code: bool) -> Path:
-    """Configuration, tokenizer and one kind of weights: safetensors where the hub has them.
+def _download(model: Model, weights: tuple[str, ...]) -> Path:
+    """Configuration, tokenizer and one kind of `weights`: safetensors where the hub has them.
 
     Files that are here already are not asked for again; offline, those must do.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    beside = [*_BESIDE, *(["*.py"] if code else [])]
+    assert model.name is not None
+    beside = [*_BESIDE, *(["*.py"] if model.trust_remote_code else [])]
     try:
-        for kind in _WEIGHTS:
-            found = snapshot_download(name, revision=revision, allow_patterns=[*beside, kind])
-            if any(Path(found).glob(kind)):
+        for kind in weights or (None,):
+            wanted = beside if kind is None else [*beside, kind]
+            found = snapshot_download(model.name, revision=model.revision, allow_patterns=wanted)
+            if kind and any(Path(found).glob(kind)):
                 break
         return Path(found)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise FileError(
-            f"model.name: {name}",
+            f"model.name: {model.name}",
             f"is neither a folder here nor a hub model that can be fetched{offline}: "
             f"{str(error).splitlines()[0]}",
             "check the name and the network, or copy the model into a folder; "

@@ -41,6 +41,7 @@ class Holes:
 
     persistence_threshold: int
     block: int
+    bucket: int
 
     def values(self) -> dict[str, int]:
         """One block is fetched ahead; one is kept where forward and backward touch.
@@ -48,6 +49,7 @@ class Holes:
         The reuse distance counts what is passed on the way there and back: two blocks keep one.
         """
         return {
+            "reduce_bucket_size": self.bucket,
             "stage3_param_persistence_threshold": self.persistence_threshold,
             "stage3_max_live_parameters": self.block,
             "stage3_max_reuse_distance": 2 * self.block,

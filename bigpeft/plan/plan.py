@@ -14,7 +14,7 @@ from bigpeft.backbone import WeightSource
 from bigpeft.errors import RecipeError
 from bigpeft.methods import InputMethod, Method, methods
 from bigpeft.placement import place
-from bigpeft.plan.blocks import largest_block, persistence_threshold
+from bigpeft.plan.blocks import largest_block, persistence_threshold, reduce_bucket
 from bigpeft.plan.deepspeed_config import Fragment, Holes, complete, read_fragment
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes
@@ -98,7 +98,7 @@ def outline(recipe: Recipe, world: World) -> Plan:
     packed = [p.numel() for p in model.parameters() if p.dtype == torch.uint8]
     ds_config = complete(
         fragment,
-        Holes(persistence_threshold(model, trained, packed), block),
+        Holes(persistence_threshold(model, trained, packed), block, reduce_bucket(trained)),
         micro_size=recipe.batch.micro_size,
         accumulation_steps=accumulation_steps,
         world_size=world.size,

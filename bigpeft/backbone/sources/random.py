@@ -32,4 +32,4 @@ class RandomWeights(WeightSource):
         if len(shape) < 2:
             return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
         generator = torch.Generator().manual_seed(stable_seed(self._seed, name))
-        return torch.randn(shape, generator=generator) * self._std
+        return torch.randn(shape, generator=generator).mul_(self._std)

@@ -1,0 +1,265 @@
+"""The plan against real runs: bytes by kind, and the peak of every phase.
+
+    python benchmarks/plan.py [--out FILE] [--worlds 1,2,4]
+
+Every configuration is a real engine on real ranks over gloo. Kinds are counted where DeepSpeed and
+the model keep them; peaks are the sums of all allocations and frees that torch's profiler saw, so
+libraries and freed pages do not blur them. On a CPU the allocator rounds nothing up.
+"""
+
+import argparse
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ranks import launch_ranks
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from bigpeft.backbone.packed import PackedWeight
+from bigpeft.plan import make_plan
+from bigpeft.plan.forecast import forecast_of
+from bigpeft.recipe import Recipe
+from bigpeft.train.adapters import Adapters
+from bigpeft.train.backbone import load_backbone, open_backbone
+from bigpeft.train.engine import build_engine, join_processes
+from bigpeft.train.step import train_step
+from bigpeft.world import read_world
+
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+BASE = {
+    "stage": 3,
+    "group": "world",
+    "method": "lora",
+    "micro": 1,
+    "checkpointing": False,
+    "precision": "fp32",
+    "layers": 8,
+}
+CONFIGURATIONS: dict[int, list[dict[str, Any]]] = {
+    1: [
+        {"stage": 0},
+        {"stage": 0, "checkpointing": True, "micro": 4},
+        {"stage": 3, "method": "dora"},
+        {"stage": 2, "precision": "bf16"},
+    ],
+    2: [
+        {},
+        {"checkpointing": True},
+        {"micro": 4, "checkpointing": True},
+        {"method": "ssb"},
+        {"method": "dora", "micro": 2},
+        {"stage": 2},
+        {"stage": 1, "micro": 2},
+        {"precision": "bf16", "checkpointing": True},
+        {"group": 1},
+        {"method": "vera"},
+    ],
+    4: [
+        {},
+        {"group": 2, "checkpointing": True},
+        {"group": 1, "micro": 2},
+        {"stage": 2, "checkpointing": True},
+    ],
+}
+
+
+def recipe(wanted: dict[str, Any]) -> Recipe:
+    """Random weights, rows of 256 tokens."""
+    config = SHAPE | {"num_hidden_layers": wanted["layers"]}
+    values = {
+        "model": {"config": config, "random": True, "weights": "nf4"},
+        "method": {"name": wanted["method"]},
+        "data": {"path": "none", "max_length": 256},
+        "batch": {"global_size": 8, "micro_size": wanted["micro"]},
+        "run": {"folder": "none"},
+        "train": {
+            "steps": 2,
+            "precision": wanted["precision"],
+            "activation_checkpointing": wanted["checkpointing"],
+        },
+        "sharding": {"fragment": f"zero{wanted['stage']}", "group": wanted["group"]},
+    }
+    return Recipe.model_validate(values)
+
+
+def measure(wanted: dict[str, Any]) -> dict[str, Any]:
+    """One configuration, this rank's bytes."""
+    plan = make_plan(recipe(wanted), read_world())
+    forecast = forecast_of(plan)
+    torch.manual_seed(0)
+    gc.collect()
+    threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, experimental_config=threads
+    ) as seen:
+        with record_function("phase:load"):
+            backbone = load_backbone(plan, open_backbone(plan, print), torch.device("cpu"))
+        engine = build_engine(plan.model, backbone.trained, plan)
+        adapters = Adapters(plan.seated, engine, 2)
+        for step in (1, 2):
+            batches = [_rows(plan.recipe) for _ in range(plan.accumulation_steps)]
+            with backbone.meter.watch_if(step == 1), record_function(f"phase:all:{step}"):
+                with _phases(engine):
+                    train_step(engine, adapters, batches, step)
+        gc.collect()
+        with record_function("phase:between"):
+            pass
+    peaks = _peaks(seen)
+    kinds = _kinds(engine, plan) | {
+        "gathered": backbone.meter.gathered_peak if plan.stage == 3 and plan.group_size > 1 else 0
+    }
+    return {"wanted": wanted, "peaks": peaks, "kinds": kinds, "planned": forecast.per_rank}
+
+
+def _rows(recipe: Recipe) -> dict[str, torch.Tensor]:
+    shape = (recipe.batch.micro_size, recipe.data.max_length)
+    ids = torch.randint(0, SHAPE["vocab_size"], shape)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+
+@contextmanager
+def _phases(engine: Any) -> Iterator[None]:
+    """Marks for the profiler: forward lasts from the model to the loss."""
+    verbs = {"forward": engine.forward, "backward": engine.backward, "step": engine.step}
+    forward = record_function("phase:forward")
+
+    def marked(name: str, verb: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "forward":
+                forward.__enter__()
+                return verb(*args, **kwargs)
+            if name == "backward":
+                forward.__exit__(None, None, None)
+            with record_function(f"phase:{name}"):
+                return verb(*args, **kwargs)
+
+        return call
+
+    for name, verb in verbs.items():
+        setattr(engine, name, marked(name, verb))
+    try:
+        yield
+    finally:
+        for name in verbs:
+            delattr(engine, name)
+
+
+def _peaks(seen: profile) -> dict[str, int]:
+    """Mark → the most bytes that were alive within it; and what was alive when it began."""
+    events = list(seen.profiler.kineto_results.events())  # type: ignore[union-attr]
+    sizes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    alive, series = 0, []
+    for moment, size in sizes:
+        alive += size
+        series.append((moment, alive))
+    peaks: dict[str, int] = {}
+    for event in events:
+        if event.name().startswith("phase:"):
+            start, end = event.start_ns(), event.start_ns() + event.duration_ns()
+            before = [value for moment, value in series if moment <= start]
+            inside = [value for moment, value in series if start <= moment <= end]
+            name = event.name().removeprefix("phase:")
+            peaks[name] = max([peaks.get(name, 0), *inside, *before[-1:]])
+    return peaks
+
+
+def _kinds(engine: Any, plan: Any) -> dict[str, int]:
+    """Bytes by kind between two steps."""
+    packed = {id(m.packed) for m in plan.model.modules() if isinstance(m, PackedWeight)}
+    counts = dict.fromkeys(("packed", "dense", "trained"), 0)
+    for parameter in plan.model.parameters():
+        kind = "packed" if id(parameter) in packed else "dense"
+        kind = "trained" if parameter.requires_grad else kind
+        part = getattr(parameter, "ds_tensor", None)
+        whole = getattr(parameter, "ds_status", None)
+        if part is not None:
+            counts[kind] += part.numel() * part.element_size()
+        if part is None or str(whole).endswith(".AVAILABLE"):
+            counts[kind] += parameter.numel() * parameter.element_size()
+    counts["buffers"] = sum(
+        b.numel() * b.element_size() for m in plan.seated.values() for b in m.buffers()
+    )
+    return counts | _optimizer(engine)
+
+
+def _optimizer(engine: Any) -> dict[str, int]:
+    zero = engine.optimizer
+    inner = getattr(zero, "optimizer", zero)
+    tensors = [t for state in inner.state.values() for t in state.values() if torch.is_tensor(t)]
+    masters = getattr(zero, "fp32_partitioned_groups_flat", None)
+    if masters is None:
+        masters = getattr(zero, "single_partition_of_fp32_groups", [])
+    buckets = [b.buffer for b in getattr(zero, "ipg_buckets", {}).values()]
+    flat = [t for b in buckets for t in (b if isinstance(b, list) else [b])]
+    gradients = getattr(zero, "grad_partitions_flat_buffer", None)
+    return {
+        "optimizer": _size([*tensors, *masters]),
+        "bucket": _size(t for t in flat if t is not None),
+        "gradients": _size([gradients] if gradients is not None else []),
+    }
+
+
+def _size(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def run_side(world: int, out: Path) -> None:
+    """All configurations of this world size, on every rank."""
+    join_processes(read_world())
+    results = []
+    for wanted in CONFIGURATIONS[world]:
+        results.append(measure(BASE | wanted))
+        dist.barrier()
+    (out / f"{dist.get_rank()}.json").write_text(json.dumps(results))
+
+
+def main() -> None:
+    """Start the ranks, or be one of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side")
+    parser.add_argument("--local_rank")
+    parser.add_argument("--worlds", default="1,2,4")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan.json"))
+    asked = parser.parse_args()
+    if asked.side:
+        run_side(int(asked.side), asked.out)
+        return
+    worlds = [int(world) for world in asked.worlds.split(",")]
+    found = {w: launch_ranks(Path(__file__).resolve(), str(w), w) for w in worlds}
+    rows = [row for world, ranks in found.items() for row in _largest(world, ranks)]
+    asked.out.write_text(json.dumps(rows, indent=1))
+    for row in rows:
+        print({k: v for k, v in row["wanted"].items() if BASE[k] != v}, "world", row["world"])
+        planned = row["planned"]
+        held = sum(row["kinds"][k] for k in row["kinds"] if k != "gathered")
+        for kind, found in row["kinds"].items():
+            plan = max(phase.get(kind, 0) for phase in planned.values())
+            print(f"   {kind:10} {found:12,} {plan:12,} {plan / found if found else 0:.3f}")
+        print("   held", held, "between", row["peaks"]["between"])
+        for phase in ("load", "forward", "backward", "step"):
+            plan = sum(planned[phase].values())
+            found = row["peaks"][phase]
+            print(f"   {phase:10} {found:12,} {plan:12,} {plan / found:.3f}")
+
+
+def _largest(world: int, ranks: list[Any]) -> list[dict[str, Any]]:
+    return [ranks[0][i] | {"world": world} for i in range(len(ranks[0]))]
+
+
+if __name__ == "__main__":
+    main()

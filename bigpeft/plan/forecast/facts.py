@@ -1,0 +1,120 @@
+"""A model with its methods seated, as the numbers that bytes and seconds follow from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from bigpeft.backbone import PackedLinear
+from bigpeft.placement import Placement
+from bigpeft.plan.activations import Activations, activation_bytes
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the model that ZeRO-3 gathers as one: bytes of packed weights, dense numbers."""
+
+    packed: int
+    dense: int
+
+    def bytes(self, itemsize: int) -> int:
+        """Gathered, in the compute dtype."""
+        return self.packed + self.dense * itemsize
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Numbers of one model and one length of rows, whatever the machines.
+
+    `packed` bytes of all frozen linears and `linear` weights in them; `dense` frozen numbers that
+    ZeRO-3 cuts and `kept` those that it leaves whole (norms, biases); `trained` numbers; `buffers`
+    bytes beside them; `block` the largest layer, `embedding` and `head` dense numbers of the ends
+    (the same ones if `tied`); `largest` numbers of the largest packed weight; `activations` those
+    of one row of `length` tokens.
+    """
+
+    packed: int
+    linear: int
+    dense: int
+    kept: int
+    trained: int
+    largest_trained: int
+    buffers: int
+    layers: int
+    block: Block
+    embedding: int
+    head: int
+    tied: bool
+    largest: int
+    largest_dense: int
+    hidden: int
+    vocabulary: int
+    length: int
+    itemsize: int
+    activations: Activations
+
+
+def facts_of(
+    model: PreTrainedModel,
+    methods: Iterable[nn.Module],
+    wanted: Placement,
+    dtype: torch.dtype,
+    length: int,
+    threshold: int,
+) -> Facts:
+    """Count a placed skeleton; dense parameters up to `threshold` numbers are never cut."""
+    linears = [m for m in model.modules() if isinstance(m, PackedLinear)]
+    weights = [m.base.shape[0] * m.base.shape[1] for m in linears]
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    frozen = [p.numel() for p in model.parameters() if _is_dense(p)]
+    config = model.config.get_text_config()
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    shared = head is not None and head.weight is embedding.weight  # type: ignore[union-attr]
+    return Facts(
+        packed=sum(m.base.packed.numel() for m in linears),
+        linear=sum(weights),
+        dense=sum(n for n in frozen if n > threshold),
+        kept=sum(n for n in frozen if n <= threshold),
+        trained=sum(trained),
+        largest_trained=max(trained, default=0),
+        buffers=sum(b.numel() * b.element_size() for m in methods for b in m.buffers()),
+        layers=config.num_hidden_layers,
+        block=_largest(model, threshold),
+        embedding=_cut(embedding, threshold),
+        head=_cut(head, threshold),
+        tied=shared,
+        largest=max(weights, default=0),
+        largest_dense=max(frozen, default=0),
+        hidden=config.hidden_size,
+        vocabulary=config.vocab_size,
+        length=length,
+        itemsize=dtype.itemsize,
+        activations=activation_bytes(model.config, wanted, dtype, 1, length, length),
+    )
+
+
+def _is_dense(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() and not parameter.requires_grad
+
+
+def _cut(module: nn.Module | None, threshold: int) -> int:
+    """Dense frozen numbers of a module that are gathered when it is used."""
+    if module is None:
+        return 0
+    return sum(p.numel() for p in module.parameters() if _is_dense(p) and p.numel() > threshold)
+
+
+def _largest(model: nn.Module, threshold: int) -> Block:
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    blocks = [
+        Block(
+            sum(p.numel() for p in layer.parameters() if p.dtype == torch.uint8),
+            _cut(layer, threshold),
+        )
+        for stack in stacks
+        for layer in stack
+    ]
+    return max(blocks, key=lambda block: block.packed, default=Block(0, 0))

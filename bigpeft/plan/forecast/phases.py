@@ -1,0 +1,76 @@
+"""Bytes on one rank by phase and kind."""
+
+from bigpeft.plan.forecast.facts import Facts
+from bigpeft.plan.forecast.setting import Setting
+
+PHASES = ("load", "forward", "backward", "step")
+Bytes = dict[str, int]
+
+
+def bytes_by_phase(facts: Facts, setting: Setting, bucket: int) -> dict[str, Bytes]:
+    """Phase → kind → bytes; `bucket` is the number of gradients that are reduced together.
+
+    Kinds that stay from the first step to the last come first. At the loss the logits are there
+    and nothing is decoded; in backward one layer lives again under checkpointing.
+    """
+    f, size = facts, facts.itemsize
+    held = held_by_kind(facts, setting, bucket)
+    sharded = setting.stage == 3 and setting.group > 1
+    kept = setting.micro_size * f.activations.kept(f.layers, setting.checkpointing)
+    logits = setting.micro_size * f.activations.logits
+    again = setting.micro_size * f.activations.layer if setting.checkpointing else 0
+    blocks = 2 * f.block.bytes(size) if sharded else 0
+    ends = max(f.embedding, f.head) * size if sharded else 0
+    decoded = f.largest * size
+    backbone = ("packed", "dense", "trained", "buffers")
+    passing = setting.micro_size * f.activations.stream
+    update = 0 if setting.offload else -(-f.trained * 4 // _cut(setting.ranks, setting.stage >= 1))
+    in_blocks = {"gathered": blocks, "decoded": decoded}
+    at_head = {"gathered": max(ends, blocks // 2), "logits": logits}
+    return {
+        "load": {kind: held[kind] for kind in backbone} | {"loading": _loading(facts)},
+        "forward": held | {"activations": kept} | _larger(in_blocks, at_head),
+        "backward": held
+        | _larger(
+            in_blocks | {"activations": kept + again + 2 * passing},
+            at_head | {"activations": kept},
+        ),
+        "step": held | {"update": 2 * update if setting.stage else update},
+    }
+
+
+def _larger(one: Bytes, other: Bytes) -> Bytes:
+    return max(one, other, key=lambda kinds: sum(kinds.values()))
+
+
+def held_by_kind(facts: Facts, setting: Setting, bucket: int) -> Bytes:
+    """What a rank keeps from the first step to the last.
+
+    ZeRO-3 cuts frozen weights over the group, gradients and masters over the world, and keeps a cut
+    beside every parameter that it leaves whole. Masters and two moments are fp32.
+    """
+    f, size, world = facts, facts.itemsize, setting.ranks
+    zero3 = setting.stage == 3
+    frozen = setting.group if zero3 else 1
+    cut = _cut(world, setting.stage >= 1)
+    masters = 2 if setting.stage == 0 and size == 4 else 3
+    optimizer = -(-f.trained * 4 * masters // cut)
+    gradients = -(-f.trained * size // (world if setting.stage >= 2 else 1))
+    return {
+        "packed": -(-f.packed // frozen),
+        "dense": -(-f.dense * size // frozen) + f.kept * size + zero3 * -(-f.kept * size // frozen),
+        "trained": f.trained * size + zero3 * -(-f.trained * size // world),
+        "buffers": f.buffers,
+        "gradients": 0 if setting.offload else gradients,
+        "optimizer": 0 if setting.offload else optimizer,
+        "bucket": bucket * size if setting.stage else 0,
+    }
+
+
+def _cut(world: int, wanted: bool) -> int:
+    return world if wanted else 1
+
+
+def _loading(facts: Facts) -> int:
+    """Three tensors on their way: one read, one packed, one received."""
+    return 3 * max(facts.largest, facts.largest_dense) * facts.itemsize

@@ -1,0 +1,49 @@
+"""What a plan may change without changing what is learned: machines and how work lies on them."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`group` ranks share one copy of the backbone (ZeRO-3); `offload` moves masters, moments and
+    gradient shards to the host.
+    """
+
+    nodes: int
+    gpus_per_node: int
+    stage: int
+    group: int
+    micro_size: int
+    global_size: int
+    checkpointing: bool
+    offload: bool = False
+
+    @property
+    def ranks(self) -> int:
+        """World size."""
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and step."""
+        return self.global_size // (self.micro_size * self.ranks)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the batch divides, and the group."""
+        fits = self.global_size % (self.micro_size * self.ranks) == 0 and self.accumulation > 0
+        return fits and self.ranks % self.group == 0 and (self.stage == 3 or self.group == 1)
+
+    def with_(self, **changes: object) -> "Setting":
+        """The same with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        sharing = f"shared by {self.group}" if self.stage == 3 else "whole on every rank"
+        extras = (", activation checkpointing" if self.checkpointing else "") + (
+            ", optimizer on the host" if self.offload else ""
+        )
+        return (
+            f"{self.nodes} × {self.gpus_per_node} GPUs, ZeRO-{self.stage}, backbone {sharing}, "
+            f"micro-batch {self.micro_size}{extras}"
+        )

@@ -3,13 +3,17 @@
     python benchmarks/plan.py [--out FILE] [--worlds 1,2,4]
 
 Every configuration is a real engine on real ranks over gloo. Kinds are counted where DeepSpeed and
-the model keep them; peaks are the sums of all allocations and frees that torch's profiler saw, so
-libraries and freed pages do not blur them. On a CPU the allocator rounds nothing up.
+the model keep them; peaks are counted at malloc itself (alive.c, compiled here), so what libraries
+keep and the kernel has not taken back does not blur them.
 """
 
 import argparse
+import ctypes
 import gc
 import json
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +22,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ranks import launch_ranks
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from bigpeft.backbone.packed import PackedWeight
 from bigpeft.plan import make_plan
@@ -97,33 +100,56 @@ def recipe(wanted: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(values)
 
 
+class Alive:
+    """Bytes of this process beyond those at the start, by phase."""
+
+    def __init__(self) -> None:
+        self._counted = ctypes.CDLL(None)
+        self._counted.alive_bytes.restype = self._counted.peak_bytes.restype = ctypes.c_long
+        gc.collect()
+        self._start = self._counted.alive_bytes()
+        self.peaks: dict[str, int] = {}
+
+    def now(self) -> int:
+        """Bytes alive."""
+        return self._counted.alive_bytes() - self._start
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record the most bytes that were alive in the with statement."""
+        self._counted.forget_peak()
+        yield
+        found = self._counted.peak_bytes() - self._start
+        self.peaks[name] = max(self.peaks.get(name, 0), found)
+
+
 def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     """One configuration, this rank's bytes."""
     plan = make_plan(recipe(wanted), read_world())
     forecast = forecast_of(plan)
     torch.manual_seed(0)
+    alive = Alive()
+    with alive.phase("load"):
+        backbone = load_backbone(plan, open_backbone(plan, print), torch.device("cpu"))
+    engine = build_engine(plan.model, backbone.trained, plan)
+    adapters = Adapters(plan.seated, engine, 3)
+    for step in (1, 2, 3):
+        batches = [_rows(plan.recipe) for _ in range(plan.accumulation_steps)]
+        with backbone.meter.watch_if(step == 1), _phases(engine, alive):
+            train_step(engine, adapters, batches, step)
+        if step == 1:
+            alive.peaks = {"load": alive.peaks["load"]}
     gc.collect()
-    threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, experimental_config=threads
-    ) as seen:
-        with record_function("phase:load"):
-            backbone = load_backbone(plan, open_backbone(plan, print), torch.device("cpu"))
-        engine = build_engine(plan.model, backbone.trained, plan)
-        adapters = Adapters(plan.seated, engine, 2)
-        for step in (1, 2):
-            batches = [_rows(plan.recipe) for _ in range(plan.accumulation_steps)]
-            with backbone.meter.watch_if(step == 1), record_function(f"phase:all:{step}"):
-                with _phases(engine):
-                    train_step(engine, adapters, batches, step)
-        gc.collect()
-        with record_function("phase:between"):
-            pass
-    peaks = _peaks(seen)
     kinds = _kinds(engine, plan) | {
         "gathered": backbone.meter.gathered_peak if plan.stage == 3 and plan.group_size > 1 else 0
     }
-    return {"wanted": wanted, "peaks": peaks, "kinds": kinds, "planned": forecast.per_rank}
+    between = alive.now()
+    return {
+        "wanted": wanted,
+        "peaks": alive.peaks | {"between": between},
+        "kinds": kinds,
+        "planned": forecast.per_rank,
+    }
 
 
 def _rows(recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -133,19 +159,20 @@ def _rows(recipe: Recipe) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _phases(engine: Any) -> Iterator[None]:
-    """Marks for the profiler: forward lasts from the model to the loss."""
+def _phases(engine: Any, alive: Alive) -> Iterator[None]:
+    """Peaks of the engine's own verbs; forward lasts from the model to the loss."""
     verbs = {"forward": engine.forward, "backward": engine.backward, "step": engine.step}
-    forward = record_function("phase:forward")
+    forward: list[Any] = []
 
     def marked(name: str, verb: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             if name == "forward":
-                forward.__enter__()
+                forward.append(alive.phase(name))
+                forward[-1].__enter__()
                 return verb(*args, **kwargs)
             if name == "backward":
-                forward.__exit__(None, None, None)
-            with record_function(f"phase:{name}"):
+                forward.pop().__exit__(None, None, None)
+            with alive.phase(name):
                 return verb(*args, **kwargs)
 
         return call
@@ -159,25 +186,6 @@ def _phases(engine: Any) -> Iterator[None]:
             delattr(engine, name)
 
 
-def _peaks(seen: profile) -> dict[str, int]:
-    """Mark → the most bytes that were alive within it; and what was alive when it began."""
-    events = list(seen.profiler.kineto_results.events())  # type: ignore[union-attr]
-    sizes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    alive, series = 0, []
-    for moment, size in sizes:
-        alive += size
-        series.append((moment, alive))
-    peaks: dict[str, int] = {}
-    for event in events:
-        if event.name().startswith("phase:"):
-            start, end = event.start_ns(), event.start_ns() + event.duration_ns()
-            before = [value for moment, value in series if moment <= start]
-            inside = [value for moment, value in series if start <= moment <= end]
-            name = event.name().removeprefix("phase:")
-            peaks[name] = max([peaks.get(name, 0), *inside, *before[-1:]])
-    return peaks
-
-
 def _kinds(engine: Any, plan: Any) -> dict[str, int]:
     """Bytes by kind between two steps."""
     packed = {id(m.packed) for m in plan.model.modules() if isinstance(m, PackedWeight)}
@@ -189,7 +197,8 @@ def _kinds(engine: Any, plan: Any) -> dict[str, int]:
         whole = getattr(parameter, "ds_status", None)
         if part is not None:
             counts[kind] += part.numel() * part.element_size()
-        if part is None or str(whole).endswith(".AVAILABLE"):
+        is_whole = part is None or str(whole).endswith(".AVAILABLE")
+        if is_whole and (part is None or part.data_ptr() != parameter.data_ptr()):
             counts[kind] += parameter.numel() * parameter.element_size()
     counts["buffers"] = sum(
         b.numel() * b.element_size() for m in plan.seated.values() for b in m.buffers()
@@ -222,6 +231,8 @@ def run_side(world: int, out: Path) -> None:
     """All configurations of this world size, on every rank."""
     join_processes(read_world())
     results = []
+    for precision in ("fp32", "bf16"):  # what libraries keep from their first use on
+        measure(BASE | {"precision": precision, "layers": 1})
     for wanted in CONFIGURATIONS[world]:
         results.append(measure(BASE | wanted))
         dist.barrier()
@@ -240,7 +251,12 @@ def main() -> None:
         run_side(int(asked.side), asked.out)
         return
     worlds = [int(world) for world in asked.worlds.split(",")]
-    found = {w: launch_ranks(Path(__file__).resolve(), str(w), w) for w in worlds}
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "alive.so"
+        source = Path(__file__).with_name("alive.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        os.environ["LD_PRELOAD"] = str(library)
+        found = {w: launch_ranks(Path(__file__).resolve(), str(w), w) for w in worlds}
     rows = [row for world, ranks in found.items() for row in _largest(world, ranks)]
     asked.out.write_text(json.dumps(rows, indent=1))
     for row in rows:

@@ -17,6 +17,7 @@ from bigpeft.cli import (
     import_,
     merge,
     methods,
+    plan,
     quantize,
     recipe,
     reference,
@@ -43,6 +44,7 @@ app.command("merge")(merge.merge)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
+app.command("plan")(plan.plan)
 app.command("quantize")(quantize.quantize)
 app.command("fetch")(fetch.fetch)
 app.command("reference")(reference.reference)

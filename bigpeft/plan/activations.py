@@ -30,7 +30,8 @@ class Activations:
     """Bytes on one rank of one micro-batch.
 
     `layer` is what each layer saves, `ends` what is saved beside the layers, `stream` the hidden
-    states between two layers, and `logits` all that the loss and its backward need of the head.
+    states between two layers, and `logits` what the loss and its backward keep at their peak: the
+    logarithms of probabilities, their gradient and that of the logits, all in fp32.
     """
 
     layer: int
@@ -62,7 +63,7 @@ def activation_bytes(
         layer=two - one,
         ends=max(0, 2 * one - two),
         stream=rows * length * hidden * dtype.itemsize,
-        logits=numbers * (3 * 4 + 2 * dtype.itemsize),
+        logits=numbers * 3 * 4,
     )
 
 

@@ -79,8 +79,11 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
     return plan
 
 
-def outline(recipe: Recipe, world: World) -> Plan:
-    """The plan of a run that may be too large for this machine. Raises as `make_plan` does."""
+def outline(recipe: Recipe, world: World, weights: bool = True) -> Plan:
+    """The plan of a run that may be too large for this machine. Raises as `make_plan` does.
+
+    Without `weights` a model's configuration is enough, and the plan cannot open them.
+    """
     _refuse_endless(recipe)
     _refuse_rows_for_nothing(recipe)
     _refuse_the_best_of_nothing(recipe)
@@ -88,7 +91,7 @@ def outline(recipe: Recipe, world: World) -> Plan:
     fragment = read_fragment(recipe.sharding.fragment)
     accumulation_steps = accumulation(recipe.batch, world.size)
     group_size = choose_group(recipe.sharding.group, fragment, world)
-    folder = resolve_model_folder(recipe.model)
+    folder = resolve_model_folder(recipe.model, weights)
     model, dense = build_model(recipe, folder, DTYPES[precision])
     seated = place(model, placement_of(recipe))
     _refuse_packed_prompts(recipe, seated)

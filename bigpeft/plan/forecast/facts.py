@@ -1,6 +1,6 @@
 """A model with its methods seated, as the numbers that bytes and seconds follow from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,15 @@ class Block:
         return self.packed + self.dense * itemsize
 
 
+@dataclass(frozen=True, order=True)
+class Tensor:
+    """A frozen tensor: its numbers, and the bytes that are kept of it."""
+
+    numbers: int
+    kept: int
+    is_packed: bool
+
+
 @dataclass(frozen=True)
 class Facts:
     """Numbers of one model and one length of rows, whatever the machines.
@@ -31,8 +40,8 @@ class Facts:
     `packed` bytes of all frozen linears and `linear` weights in them; `dense` frozen numbers that
     ZeRO-3 cuts and `kept` those that it leaves whole (norms, biases); `trained` numbers; `buffers`
     bytes beside them; `block` the largest layer, `embedding` and `head` dense numbers of the ends
-    (the same ones if `tied`); `largest` numbers of the largest packed weight; `activations` those
-    of one row of `length` tokens.
+    (the same ones if `tied`); `largest` numbers of the largest packed weight; `tensors` every
+    frozen one in the order of loading, read in `source_itemsize`; `activations` those of one row of `length` tokens.
     """
 
     packed: int
@@ -48,12 +57,18 @@ class Facts:
     head: int
     tied: bool
     largest: int
-    largest_dense: int
+    tensors: tuple[Tensor, ...]
+    source_itemsize: int
     hidden: int
     vocabulary: int
     length: int
     itemsize: int
     activations: Activations
+
+    def passing(self, tensor: Tensor) -> int:
+        """Bytes on the way from the file to the rank that keeps it."""
+        read = tensor.numbers * self.source_itemsize
+        return read + (10 * tensor.numbers if tensor.is_packed else 3 * tensor.kept)
 
 
 def facts_of(
@@ -63,6 +78,7 @@ def facts_of(
     dtype: torch.dtype,
     length: int,
     threshold: int,
+    source_itemsize: int = 2,
 ) -> Facts:
     """Count a placed skeleton; dense parameters up to `threshold` numbers are never cut."""
     linears = [m for m in model.modules() if isinstance(m, PackedLinear)]
@@ -87,13 +103,24 @@ def facts_of(
         head=_cut(head, threshold),
         tied=shared,
         largest=max(weights, default=0),
-        largest_dense=max(frozen, default=0),
+        tensors=tuple(sorted(_tensors(linears, frozen, dtype.itemsize), reverse=True)),
+        source_itemsize=source_itemsize,
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
         length=length,
         itemsize=dtype.itemsize,
         activations=activation_bytes(model.config, wanted, dtype, 1, length, length),
     )
+
+
+def _tensors(
+    linears: Iterable[PackedLinear], frozen: Iterable[int], itemsize: int
+) -> Iterator[Tensor]:
+    for linear in linears:
+        rows, columns = linear.base.shape
+        yield Tensor(rows * columns, linear.base.packed.numel(), True)
+    for numbers in frozen:
+        yield Tensor(numbers, numbers * itemsize, False)
 
 
 def _is_dense(parameter: nn.Parameter) -> bool:

@@ -28,11 +28,15 @@ def bytes_by_phase(facts: Facts, setting: Setting, bucket: int) -> dict[str, Byt
     in_blocks = {"gathered": blocks, "decoded": decoded}
     at_head = {"gathered": max(ends, blocks // 2), "logits": logits}
     return {
-        "load": {kind: held[kind] for kind in backbone} | {"loading": _loading(facts)},
+        "load": _while_loading(facts, setting, {kind: held[kind] for kind in backbone}),
         "forward": held | {"activations": kept} | _larger(in_blocks, at_head),
         "backward": held
         | _larger(
-            in_blocks | {"activations": kept + again + 2 * passing},
+            {
+                "gathered": blocks + (ends if setting.checkpointing else 0),
+                "decoded": decoded,
+                "activations": kept + again + 2 * passing,
+            },
             at_head | {"activations": kept},
         ),
         "step": held | {"update": 2 * update if setting.stage else update},
@@ -56,10 +60,12 @@ def held_by_kind(facts: Facts, setting: Setting, bucket: int) -> Bytes:
     masters = 2 if setting.stage == 0 and size == 4 else 3
     optimizer = -(-f.trained * 4 * masters // cut)
     gradients = -(-f.trained * size // (world if setting.stage >= 2 else 1))
+    cut_kept = -(-f.kept * size // frozen) if zero3 and frozen > 1 else 0
+    cut_trained = -(-f.trained * size // world) if zero3 and world > 1 else 0
     return {
         "packed": -(-f.packed // frozen),
-        "dense": -(-f.dense * size // frozen) + f.kept * size + zero3 * -(-f.kept * size // frozen),
-        "trained": f.trained * size + zero3 * -(-f.trained * size // world),
+        "dense": -(-f.dense * size // frozen) + f.kept * size + cut_kept,
+        "trained": f.trained * size + cut_trained,
         "buffers": f.buffers,
         "gradients": 0 if setting.offload else gradients,
         "optimizer": 0 if setting.offload else optimizer,
@@ -71,6 +77,18 @@ def _cut(world: int, wanted: bool) -> int:
     return world if wanted else 1
 
 
-def _loading(facts: Facts) -> int:
-    """Three tensors on their way: one read, one packed, one received."""
-    return 3 * max(facts.largest, facts.largest_dense) * facts.itemsize
+def _while_loading(facts: Facts, setting: Setting, whole: Bytes) -> Bytes:
+    """At its largest moment: what has come so far, and tensors on their way, large ones first and
+    one per rank in each round. A dense one is there as read, converted, received and cut; a packed
+    one as read, with the packing's own fp32 beside it.
+    """
+    cut = setting.group if setting.stage == 3 else 1
+    came, most = 0, (0, 0)
+    for first in range(0, len(facts.tensors), setting.ranks):
+        round_ = facts.tensors[first : first + setting.ranks]
+        passing = max(map(facts.passing, round_))
+        most = max(most, (came, passing), key=sum)
+        came += sum(tensor.kept for tensor in round_) // cut
+    share = min(1.0, most[0] / max(came, 1))
+    kinds = {kind: round(whole[kind] * share) for kind in ("packed", "dense")}
+    return whole | kinds | {"loading": most[1]}

@@ -1,6 +1,6 @@
 """What a plan may change without changing what is learned: machines and how work lies on them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,6 @@ class Setting:
         fits = self.global_size % (self.micro_size * self.ranks) == 0 and self.accumulation > 0
         return fits and self.ranks % self.group == 0 and (self.stage == 3 or self.group == 1)
 
-    def with_(self, **changes: object) -> "Setting":
-        """The same with some fields changed."""
-        return replace(self, **changes)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         sharing = f"shared by {self.group}" if self.stage == 3 else "whole on every rank"

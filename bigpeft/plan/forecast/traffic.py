@@ -1,0 +1,55 @@
+"""Bytes that one rank receives in an optimizer step, inside its node and from other nodes.
+
+Collectives are counted as rings, as NCCL and gloo make them: gathering B bytes over g ranks brings
+B · (g − 1)/g to each, reducing and scattering as much, an all-reduce both.
+"""
+
+from dataclasses import dataclass
+
+from bigpeft.plan.forecast.facts import Facts
+from bigpeft.plan.forecast.setting import Setting
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes per rank and step; `between_nodes` those that enter a node for one of its ranks' ring.
+
+    A ring crosses each border between nodes once, so what a ring brings to a rank is also what it
+    brings into a node.
+    """
+
+    gathers: int
+    gradients: int
+    inside: int
+    between_nodes: int
+
+
+def traffic_of(facts: Facts, setting: Setting) -> Traffic:
+    """Two passes over the backbone for every micro-batch where it is cut; adapters' gradients are
+    reduced by every micro-batch (ZeRO-2 and 3) or once, and their new values gathered once.
+    """
+    gathers = setting.accumulation * _ring(_passed(facts), setting.group) if _cut(setting) else 0
+    size = facts.trained * facts.itemsize
+    times = setting.accumulation if setting.stage >= 2 else 1
+    gradients = (times + 1) * _ring(size, setting.ranks)
+    crossing = setting.nodes > 1
+    spread = crossing and setting.group > setting.gpus_per_node
+    between = gradients * crossing + gathers * spread
+    return Traffic(gathers, gradients, gathers + gradients - between, between)
+
+
+def _cut(setting: Setting) -> bool:
+    return setting.stage == 3 and setting.group > 1
+
+
+def _passed(facts: Facts) -> int:
+    """Bytes of the frozen weights that one micro-batch asks for: blocks and head forward and
+    backward, the embedding forward only. Recomputation shares the backward pass's gather.
+    """
+    size = facts.itemsize
+    both = facts.packed + (facts.dense - (0 if facts.tied else facts.embedding)) * size
+    return 2 * both + facts.embedding * size
+
+
+def _ring(size: int, ranks: int) -> int:
+    return size * (ranks - 1) // ranks

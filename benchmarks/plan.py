@@ -53,6 +53,7 @@ BASE = {
     "precision": "fp32",
     "layers": 8,
 }
+_ALWAYS = ("stage", "method")
 CONFIGURATIONS: dict[int, list[dict[str, Any]]] = {
     1: [
         {"stage": 0},
@@ -135,14 +136,12 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     adapters = Adapters(plan.seated, engine, 3)
     for step in (1, 2, 3):
         batches = [_rows(plan.recipe) for _ in range(plan.accumulation_steps)]
-        with backbone.meter.watch_if(step == 1), _phases(engine, alive):
+        with _phases(engine, alive):
             train_step(engine, adapters, batches, step)
         if step == 1:
             alive.peaks = {"load": alive.peaks["load"]}
     gc.collect()
-    kinds = _kinds(engine, plan) | {
-        "gathered": backbone.meter.gathered_peak if plan.stage == 3 and plan.group_size > 1 else 0
-    }
+    kinds = _kinds(engine, plan)
     between = alive.now()
     return {
         "wanted": wanted,
@@ -232,7 +231,7 @@ def run_side(world: int, out: Path) -> None:
     join_processes(read_world())
     results = []
     for precision in ("fp32", "bf16"):  # what libraries keep from their first use on
-        measure(BASE | {"precision": precision, "layers": 1})
+        measure(BASE | {"precision": precision, "layers": 2})
     for wanted in CONFIGURATIONS[world]:
         results.append(measure(BASE | wanted))
         dist.barrier()
@@ -257,24 +256,41 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
         os.environ["LD_PRELOAD"] = str(library)
         found = {w: launch_ranks(Path(__file__).resolve(), str(w), w) for w in worlds}
-    rows = [row for world, ranks in found.items() for row in _largest(world, ranks)]
-    asked.out.write_text(json.dumps(rows, indent=1))
+    rows = [row for world, ranks in found.items() for row in _of_first_rank(world, ranks)]
+    asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+    print("\n".join(table(rows)))
+
+
+def _of_first_rank(world: int, ranks: list[Any]) -> list[dict[str, Any]]:
+    return [row | {"world": world} for row in ranks[0]]
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: MB planned and measured of what stays, by kind together, and of the peak."""
+    lines = [
+        "| ranks | configuration | largest error of a kind | held MB | planned | peak MB | planned "
+        "| ratio | in |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
-        print({k: v for k, v in row["wanted"].items() if BASE[k] != v}, "world", row["world"])
-        planned = row["planned"]
-        held = sum(row["kinds"][k] for k in row["kinds"] if k != "gathered")
-        for kind, found in row["kinds"].items():
-            plan = max(phase.get(kind, 0) for phase in planned.values())
-            print(f"   {kind:10} {found:12,} {plan:12,} {plan / found if found else 0:.3f}")
-        print("   held", held, "between", row["peaks"]["between"])
-        for phase in ("load", "forward", "backward", "step"):
-            plan = sum(planned[phase].values())
-            found = row["peaks"][phase]
-            print(f"   {phase:10} {found:12,} {plan:12,} {plan / found:.3f}")
+        pairs = {k: (_planned(row, k), n) for k, n in row["kinds"].items() if n}
+        error = max(abs(plan / n - 1) for plan, n in pairs.values())
+        held, planned_held = (sum(pair[i] for pair in pairs.values()) for i in (1, 0))
+        sums = {phase: sum(kinds.values()) for phase, kinds in row["planned"].items()}
+        peaks = {phase: row["peaks"][phase] for phase in sums}
+        peak, planned = max(peaks.values()), max(sums.values())
+        wanted = {k: v for k, v in row["wanted"].items() if v != BASE[k] or k in _ALWAYS}
+        said = ", ".join(f"{k} {v}" if v is not True else k for k, v in wanted.items())
+        lines.append(
+            f"| {row['world']} | {said} | {error:.2%} | {held / 1e6:.1f} | {planned_held / 1e6:.1f} "
+            f"| {peak / 1e6:.1f} | {planned / 1e6:.1f} | {planned / peak:.3f} "
+            f"| {max(peaks, key=lambda phase: peaks[phase])} |"
+        )
+    return lines
 
 
-def _largest(world: int, ranks: list[Any]) -> list[dict[str, Any]]:
-    return [ranks[0][i] | {"world": world} for i in range(len(ranks[0]))]
+def _planned(row: dict[str, Any], kind: str) -> int:
+    return row["planned"]["step"][kind]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""bigpeft plan: whether a run fits, what binds it and what it costs, before anything is paid for."""
+"""bigpeft plan: whether a run fits, what binds it and what it costs, before anyone pays."""
 
 import json
 from dataclasses import replace
@@ -182,9 +182,11 @@ def _advice(found: Forecast, hardware: Hardware, others: list[Forecast]) -> list
     if found.spare(hardware.card.memory) >= 0:
         return []
     best = cheapest_change(others, found.setting)
-    return [_written(key, value) for key, value in changes(found.setting, best.setting).items()] if (
-        best
-    ) else []
+    return (
+        [_written(key, value) for key, value in changes(found.setting, best.setting).items()]
+        if (best)
+        else []
+    )
 
 
 def _written(key: str, value: Any) -> str:

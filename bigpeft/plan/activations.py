@@ -92,7 +92,8 @@ def _twin(
     freeze_linears(model, make_codec("none", CodecOptions(dtype=dtype)))
     place(model, wanted)
     model.enable_input_require_grads()
-    return model.to(dtype).train()
+    model.to(dtype=dtype)  # type: ignore[call-overload]
+    return model.train()
 
 
 @dataclass

@@ -6,14 +6,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from bigpeft.backbone import PackedMeter
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.plan import Plan
+from bigpeft.plan.forecast import Forecast
 from bigpeft.recipe import Recipe
 from bigpeft.train.engine import peak_memory
 from bigpeft.train.evaluation import Result
+from bigpeft.train.expected import beside
 from bigpeft.train.folder import write_json
 from bigpeft.train.judge import BEFORE
 from bigpeft.train.metrics import MetricsFile, read_rows
@@ -90,7 +93,7 @@ class Progress:
         """No more steps."""
         self._lines.close()
 
-    def summarise(self, plan: Plan) -> None:
+    def summarise(self, plan: Plan, expected: Forecast | None) -> None:
         """Write summary.json from all ranks' figures and say the last line."""
         self.finish()
         mine = {
@@ -114,9 +117,12 @@ class Progress:
             "packed_bytes_shard": max(rank["packed_bytes_shard"] for rank in ranks),
             "packed_bytes_gathered_peak": max(r["packed_bytes_gathered_peak"] for r in ranks),
             "held_bytes_planned": plan.held.sum,
+            **({"peak_bytes_planned": expected.peak} if expected else {}),
         }
         summary |= self._evaluations(rows)
         write_json(self._folder / "summary.json", summary)
+        peak = max(summary["peak_memory_bytes"])
+        self._terminal.say(beside(expected, peak, torch.accelerator.is_available()))
         told = f"loss {rows[0]['loss']:.4f} → {rows[-1]['loss']:.4f}; " if rows else ""
         self._terminal.say(f"{told}run folder {self._folder}")
 

@@ -14,6 +14,7 @@ from bigpeft.train.adapters import Adapters
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.due import SaveTimes
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
+from bigpeft.train.expected import expect
 from bigpeft.train.folder import describe_run, end_at, open_run
 from bigpeft.train.inputs import read_inputs
 from bigpeft.train.judge import Judge
@@ -68,6 +69,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     if world.is_first:
         describe_run(folder, plan, steps, done)
     terminal.say(describe(plan, batches, steps))
+    expected = expect(plan, terminal.say) if world.is_first else None
 
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)
@@ -121,7 +123,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
         terminal.say(f"{judge.reason}: the run ends")
         end_at(folder, world)
     saver.restore_what_is_exported()
-    progress.summarise(plan)
+    progress.summarise(plan, expected)
     return Finished(plan, engine, backbone)
 
 

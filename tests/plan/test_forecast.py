@@ -82,7 +82,9 @@ def test_what_is_advised_fits():
 def test_a_model_that_fits_nothing_is_refused_by_name():
     with pytest.raises(RecipeError, match=r"--gpu-memory: 2\.0 GiB fit no setting"):
         CliRunner().invoke(
-            app, ["plan", "--recipe", str(LLAMA_70B), "--gpu-memory", "2GiB"], catch_exceptions=False
+            app,
+            ["plan", "--recipe", str(LLAMA_70B), "--gpu-memory", "2GiB"],
+            catch_exceptions=False,
         )
 
 
@@ -129,7 +131,8 @@ def test_what_is_no_bandwidth_is_refused(text):
 
 
 def test_planning_does_not_depend_on_this_machine():
-    assert planned(LLAMA_70B)["per_rank"]["step"]["trained"] == planned(
-        LLAMA_70B, "train.precision=auto"
-    )["per_rank"]["step"]["trained"]
+    assert (
+        planned(LLAMA_70B)["per_rank"]["step"]["trained"]
+        == planned(LLAMA_70B, "train.precision=auto")["per_rank"]["step"]["trained"]
+    )
     assert not torch.cuda.is_available() or planned(LLAMA_70B)["fits"]

@@ -41,7 +41,8 @@ class Facts:
     ZeRO-3 cuts and `kept` those that it leaves whole (norms, biases); `trained` numbers; `buffers`
     bytes beside them; `block` the largest layer, `embedding` and `head` dense numbers of the ends
     (the same ones if `tied`); `largest` numbers of the largest packed weight; `tensors` every
-    frozen one in the order of loading, read in `source_itemsize`; `activations` those of one row of `length` tokens.
+    frozen one in the order of loading, read in `source_itemsize`; `activations` those of one row
+    of `length` tokens.
     """
 
     packed: int

@@ -68,8 +68,6 @@ def read_speed(key: str, text: str) -> float:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(bit|b|B)(?:/s|ps)\s*", text, re.IGNORECASE)
     if not found or float(found[1]) <= 0:
-        raise RecipeError(
-            key, f"{text!r} is no bandwidth", "write one such as 400Gbit/s or 50GB/s"
-        )
+        raise RecipeError(key, f"{text!r} is no bandwidth", "write one such as 400Gbit/s or 50GB/s")
     bits = found[3].lower() == "bit" or found[3] == "b"
     return float(found[1]) * _UNITS[found[2].lower()] / (8 if bits else 1)

@@ -42,7 +42,7 @@ def _cost(setting: Setting, start: Setting) -> tuple[int, ...]:
     return (
         setting.nodes,
         len(changed),
-        sum(2**_CHEAPEST_FIRST.index(key) for key in changed),
+        sum(2 ** _CHEAPEST_FIRST.index(key) for key in changed),
         -setting.micro_size,
         setting.group,
     )

@@ -34,7 +34,6 @@ class Setting:
         fits = self.global_size % (self.micro_size * self.ranks) == 0 and self.accumulation > 0
         return fits and self.ranks % self.group == 0 and (self.stage == 3 or self.group == 1)
 
-
     def __str__(self) -> str:
         sharing = f"shared by {self.group}" if self.stage == 3 else "whole on every rank"
         extras = (", activation checkpointing" if self.checkpointing else "") + (

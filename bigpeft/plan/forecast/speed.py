@@ -52,6 +52,6 @@ def flops_per_token(facts: Facts, setting: Setting) -> float:
 
 
 def _decoded(facts: Facts, setting: Setting) -> float:
-    """Bytes of memory: packed weights read, written in the compute dtype, and read by the product."""
+    """Packed weights are read, written in the compute dtype, and read again by the product."""
     passes = setting.accumulation * (3 if setting.checkpointing else 2)
     return passes * (facts.packed + 2 * facts.linear * facts.itemsize)

@@ -282,9 +282,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         wanted = {k: v for k, v in row["wanted"].items() if v != BASE[k] or k in _ALWAYS}
         said = ", ".join(f"{k} {v}" if v is not True else k for k, v in wanted.items())
         lines.append(
-            f"| {row['world']} | {said} | {error:.2%} | {held / 1e6:.1f} | {planned_held / 1e6:.1f} "
-            f"| {peak / 1e6:.1f} | {planned / 1e6:.1f} | {planned / peak:.3f} "
-            f"| {max(peaks, key=lambda phase: peaks[phase])} |"
+            f"| {row['world']} | {said} | {error:.2%} "
+            f"| {held / 1e6:.1f} | {planned_held / 1e6:.1f} | {peak / 1e6:.1f} "
+            f"| {planned / 1e6:.1f} | {planned / peak:.3f} | {max(peaks, key=lambda phase: peaks[phase])} |"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""Bytes that one rank receives in an optimizer step, inside its node and from other nodes.
+"""Bytes that an optimizer step moves, inside a node and between nodes.
 
 Collectives are counted as rings, as NCCL and gloo make them: gathering B bytes over g ranks brings
 B · (g − 1)/g to each, reducing and scattering as much, an all-reduce both.
@@ -12,10 +12,8 @@ from bigpeft.plan.forecast.setting import Setting
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes per rank and step; `between_nodes` those that enter a node for one of its ranks' ring.
-
-    A ring crosses each border between nodes once, so what a ring brings to a rank is also what it
-    brings into a node.
+    """Bytes per step: `inside` over the link from a neighbour in the node, `between_nodes` over the
+    network into a node. A ring crosses each border once, so both may carry the same collective.
     """
 
     gathers: int
@@ -35,7 +33,8 @@ def traffic_of(facts: Facts, setting: Setting) -> Traffic:
     crossing = setting.nodes > 1
     spread = crossing and setting.group > setting.gpus_per_node
     between = gradients * crossing + gathers * spread
-    return Traffic(gathers, gradients, gathers + gradients - between, between)
+    inside = gathers + gradients if setting.gpus_per_node > 1 else 0
+    return Traffic(gathers, gradients, inside, between)
 
 
 def _cut(setting: Setting) -> bool:

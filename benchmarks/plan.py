@@ -279,12 +279,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         sums = {phase: sum(kinds.values()) for phase, kinds in row["planned"].items()}
         peaks = {phase: row["peaks"][phase] for phase in sums}
         peak, planned = max(peaks.values()), max(sums.values())
+        phase = max(peaks, key=lambda phase: peaks[phase])
         wanted = {k: v for k, v in row["wanted"].items() if v != BASE[k] or k in _ALWAYS}
         said = ", ".join(f"{k} {v}" if v is not True else k for k, v in wanted.items())
         lines.append(
             f"| {row['world']} | {said} | {error:.2%} "
             f"| {held / 1e6:.1f} | {planned_held / 1e6:.1f} | {peak / 1e6:.1f} "
-            f"| {planned / 1e6:.1f} | {planned / peak:.3f} | {max(peaks, key=lambda phase: peaks[phase])} |"
+            f"| {planned / 1e6:.1f} | {planned / peak:.3f} | {phase} |"
         )
     return lines
 

@@ -50,7 +50,6 @@ class Facts:
     dense: int
     kept: int
     trained: int
-    largest_trained: int
     buffers: int
     layers: int
     block: Block
@@ -96,7 +95,6 @@ def facts_of(
         dense=sum(n for n in frozen if n > threshold),
         kept=sum(n for n in frozen if n <= threshold),
         trained=sum(trained),
-        largest_trained=max(trained, default=0),
         buffers=sum(b.numel() * b.element_size() for m in methods for b in m.buffers()),
         layers=config.num_hidden_layers,
         block=_largest(model, threshold),

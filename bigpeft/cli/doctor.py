@@ -105,23 +105,25 @@ def _show(found: "Found") -> None:
 
 
 def _table(nodes: list["Node"]) -> Table:
+    keys = next((list(node.facts.disks) for node in nodes if node.facts), [])
     table = Table(box=None, header_style="bold")
-    for name in ("node", "slots", "GPUs", "driver", "free memory", "free disk", "clock", "network"):
+    for name in ("node", "slots", "GPUs", "driver", "free memory"):
+        table.add_column(name, overflow="fold")
+    for key in keys:
+        table.add_column(f"free in {key}")
+    for name in ("clock", "network"):
         table.add_column(name, overflow="fold")
     for node in nodes:
-        table.add_row(*map(Text, _row(node)))
+        table.add_row(*map(Text, _row(node, keys)))
     return table
 
 
-def _row(node: "Node") -> list[str]:
+def _row(node: "Node", keys: list[str]) -> list[str]:
     from bigpeft.doctor.judge import gib
 
     facts = node.facts
     if facts is None:
-        return [node.host, str(node.slots), "no answer", "", "", "", "", ""]
-    clock = f"{node.clock.ahead:+.3f} s" if node.clock else ""
-    network = " ".join(node.route) or " ".join(facts.addresses[:1])
-    disks = ", ".join(f"{gib(disk.free)} {key}" for key, disk in facts.disks.items())
+        return [node.host, str(node.slots), "no answer"]
     gpus = [f"{facts.gpus.count(name)} × {name}" for name in dict.fromkeys(facts.gpus)]
     return [
         node.host,
@@ -129,9 +131,9 @@ def _row(node: "Node") -> list[str]:
         ", ".join(gpus) or "none",
         facts.driver,
         gib(facts.memory),
-        disks,
-        clock,
-        network,
+        *(gib(facts.disks[key].free) for key in keys),
+        f"{node.clock.ahead:+.3f} s" if node.clock else "",
+        " ".join(node.route) or " ".join(facts.addresses[:1]),
     ]
 
 

@@ -72,9 +72,15 @@ def can_launch(nodes: list[Node]) -> bool:
     return (
         len(facts) == len(nodes)
         and facts[0].port_is_free
-        and len({facts_.code for facts_ in facts}) == 1
-        and len({facts_.machine for facts_ in facts}) == len(facts)
+        and len({each.code for each in facts}) == 1
+        and len({each.machine for each in facts}) == len(facts)
+        and not (len(facts) > 1 and any(_is_out_of_reach(each) for each in facts))
     )
+
+
+def _is_out_of_reach(facts: Facts) -> bool:
+    """Gloo listens at the address of the host's name; NCCL finds an interface by itself."""
+    return facts.usable_gpus == 0 and facts.name_is_loopback and not facts.chosen_interface
 
 
 def _silent(node: Node) -> Problem:
@@ -251,7 +257,7 @@ def _network(answered: _Answered) -> Iterator[Problem]:
     if len(answered) < 2:
         return
     for node, facts in answered:
-        if facts.usable_gpus == 0 and facts.name_is_loopback and not facts.chosen_interface:
+        if _is_out_of_reach(facts):
             interface = node.route[0] if node.route and node.route[0] else "INTERFACE"
             yield Problem(
                 node.host,

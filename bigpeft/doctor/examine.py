@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,26 +96,44 @@ def _facts(answer: dict[str, Any]) -> Facts:
 
 
 def _compare(answering: list[tuple[Node, Talk]], wanted: Wanted) -> None:
-    """Ways to each other, and what each sees of the others' marks. A node may fall silent."""
-    (first, writer), (second, _), *_ = answering
-    marks = {node.host: FIRST for node, _ in answering if not node.unwritable}
+    """Ways to each other, and what each sees of the others' marks."""
+    first, writer = answering[0]
     for node, talk in answering:
-        peer = first if node is not first else second
-        assert peer.facts is not None
-        try:
-            address = (peer.facts.addresses or (peer.host.rpartition("@")[2],))[0]
-            node.route = tuple(talk.ask(route=address, port=wanted.port)["route"])
-            seen = talk.ask(look=marks, patience=_APPEARS)["seen"]
-            node.unseen = [host for host, text in seen.items() if text != FIRST]
-        except Silent as silence:
-            node.silent, node.code = str(silence), silence.code
-    with suppress(Silent):  # whoever falls silent only here is found by the launch
-        if first.silent or first.unwritable or writer.ask(write=SECOND)["unwritable"]:
-            return
-        for node, talk in answering:
-            if node.silent is None and not node.unseen:
-                seen = talk.ask(look={first.host: SECOND}, patience=_RENAMED)["seen"]
-                node.sees_old = seen[first.host] != SECOND
+        peer = first if node is not first else answering[1][0]
+        address = (peer.facts.addresses if peer.facts else ()) or (peer.host.rpartition("@")[2],)
+        talk.tell(route=address[0], port=wanted.port)
+    for node, answer in _answers(answering):
+        node.route = tuple(answer["route"])
+    marks = {node.host: FIRST for node, _ in answering if not node.unwritable}
+    for node, answer in _look(answering, marks, _APPEARS):
+        node.unseen = [host for host, text in answer["seen"].items() if text != FIRST]
+    if first.host not in marks:
+        return
+    writer.tell(write=SECOND)
+    for _, answer in _answers(answering[:1]):
+        if not answer["unwritable"]:
+            sharing = [pair for pair in answering if not pair[0].unseen]
+            for node, seen in _look(sharing, {first.host: SECOND}, _RENAMED):
+                node.sees_old = seen["seen"][first.host] != SECOND
+
+
+def _look(
+    asked: list[tuple[Node, Talk]], marks: dict[str, str], patience: float
+) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """All nodes wait for these marks at once."""
+    for _, talk in asked:
+        talk.tell(look=marks, patience=patience)
+    return _answers(asked)
+
+
+def _answers(asked: list[tuple[Node, Talk]]) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """Of all that still speak; the others are marked as silent."""
+    for node, talk in asked:
+        if node.silent is None:
+            try:
+                yield node, talk.hear()
+            except Silent as silence:
+                node.silent, node.code = str(silence), silence.code
 
 
 def _on_gpus(nodes: list[Node]) -> bool:

@@ -9,6 +9,7 @@ from bigpeft.doctor.talk import Clock
 SKEW = 1.0  # seconds
 FREE_DISK = 1 << 30  # bytes
 MEMORY_OF_A_RANK = 1 << 29  # bytes: torch, DeepSpeed and transformers before any weight
+_NAMED = 3  # hosts in one sentence
 _SSH_FAILED, _NO_COMMAND = 255, (126, 127)
 
 
@@ -63,7 +64,15 @@ def judge(nodes: list[Node], port: int) -> list[Problem]:
     ]
     for rule in rules:
         found += rule(answered)
-    return [*found, *_port(answered[:1], port)]
+    return _merged([*found, *_port(answered[:1], port)])
+
+
+def _merged(problems: list[Problem]) -> list[Problem]:
+    """What is wrong in the same way in many places is said once."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        places.setdefault((problem.why, problem.fix), []).append(problem.what)
+    return [Problem(", ".join(what), why, fix) for (why, fix), what in places.items()]
 
 
 def can_launch(nodes: list[Node]) -> bool:
@@ -218,15 +227,17 @@ def _shared(answered: _Answered) -> Iterator[Problem]:
     for node, facts in answered:
         where = f"run.folder {facts.disks['run.folder'].path}"
         if node.unseen:
+            many = len(node.unseen) > _NAMED
+            others = f"{len(node.unseen)} other nodes" if many else ", ".join(node.unseen)
             yield Problem(
-                where,
-                f"is not shared: {node.host} does not see what {', '.join(node.unseen)} wrote",
+                node.host,
+                f"does not share {where}: it does not see what {others} wrote there",
                 "mount the same disk at the same path on every node, or choose a run.folder on one",
             )
         elif node.sees_old:
             yield Problem(
-                where,
-                f"is inconsistent: {node.host} sees the old file after another is renamed over it",
+                node.host,
+                f"sees an old file in {where} after another is renamed over it",
                 "mount it with a shorter attribute cache (NFS: actimeo=3), or use another disk",
             )
 

@@ -66,13 +66,17 @@ class Talk:
         said = f"gave no answer in {_ANSWER:.0f} s" if late else (lines or ["said nothing"])[-1]
         raise Silent(said, None if late else code)
 
-    def ask(self, **question: Any) -> dict[str, Any]:
-        """One question, one answer. Raises Silent."""
+    def tell(self, **question: Any) -> None:
+        """Put one question, so that many nodes can think at once; `hear` has the answer."""
         pipe = self._process.stdin
         assert pipe is not None
         with suppress(OSError):  # `hear` says why
             pipe.write(json.dumps(question) + "\n")
             pipe.flush()
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """One question, one answer. Raises Silent."""
+        self.tell(**question)
         return self.hear()
 
     def clock(self) -> Clock:

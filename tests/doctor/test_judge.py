@@ -126,6 +126,27 @@ def test_a_silent_node_has_the_fix_for_what_its_ssh_said(
     assert not can_launch(nodes)
 
 
+def test_many_nodes_with_the_same_fault_are_one_message() -> None:
+    facts = [replace(FACTS, machine=f"boot/{number}") for number in range(5)]
+    nodes = [Node(name, 8, facts=each) for name, each in zip("abcde", facts, strict=True)]
+    for node in nodes:
+        node.unseen = [other.host for other in nodes if other is not node]
+
+    (problem,) = judge(nodes, 29500)
+
+    assert problem.what == "a, b, c, d, e"
+    assert problem.why.endswith(
+        "run.folder /data/run: it does not see what 4 other nodes wrote there"
+    )
+
+
+def test_a_renamed_file_that_is_seen_late_is_named() -> None:
+    nodes = _pair()
+    nodes[1].sees_old = True
+
+    assert _said(nodes).startswith("b: sees an old file in run.folder /data/run")
+
+
 def test_gloo_is_not_launched_where_a_name_means_loopback_and_nccl_is() -> None:
     nodes = _pair(**CPU)
     nodes[0].facts = replace(FACTS, **CPU)

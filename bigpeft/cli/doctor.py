@@ -13,8 +13,7 @@ from rich.text import Text
 from bigpeft.errors import EXIT_USER
 
 if TYPE_CHECKING:
-    from bigpeft.doctor import Found, Wanted
-    from bigpeft.doctor.judge import Node
+    from bigpeft.doctor import Found, Node, Wanted
 
 
 def doctor(
@@ -119,7 +118,7 @@ def _table(nodes: list["Node"]) -> Table:
 
 
 def _row(node: "Node", keys: list[str]) -> list[str]:
-    from bigpeft.doctor.judge import gib
+    from bigpeft.doctor import gib
 
     facts = node.facts
     if facts is None:

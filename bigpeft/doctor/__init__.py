@@ -3,6 +3,6 @@
 from bigpeft.doctor.collectives import Collectives
 from bigpeft.doctor.examine import Found, Wanted, examine
 from bigpeft.doctor.facts import Disk, Facts
-from bigpeft.doctor.judge import Problem
+from bigpeft.doctor.problem import Node, Problem, gib
 
-__all__ = ["Collectives", "Disk", "Facts", "Found", "Problem", "Wanted", "examine"]
+__all__ = ["Collectives", "Disk", "Facts", "Found", "Node", "Problem", "Wanted", "examine", "gib"]

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from bigpeft.doctor.judge import Problem
 from bigpeft.doctor.probe import LIMIT, SIGN
+from bigpeft.doctor.problem import Problem
 from bigpeft.hostfile import Hostfile
 
 _GRACE = 30  # seconds beyond the ranks' own limit, for the launcher

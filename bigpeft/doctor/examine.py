@@ -9,8 +9,9 @@ from typing import Any
 
 from bigpeft.doctor.collectives import Collectives, measure
 from bigpeft.doctor.facts import Disk, Facts
-from bigpeft.doctor.judge import Node, Problem, can_launch, judge
+from bigpeft.doctor.judge import can_launch, judge
 from bigpeft.doctor.marks import FIRST, SECOND
+from bigpeft.doctor.problem import Node, Problem
 from bigpeft.doctor.talk import Silent, Talk
 from bigpeft.hostfile import Hostfile
 

@@ -48,7 +48,7 @@ class Facts:
     name_is_loopback: bool
     interfaces: dict[str, str]
     """Variables that choose a network interface which this node does not have."""
-    chosen_interface: bool
+    gloo_has_interface: bool
     port_is_free: bool
 
 
@@ -74,7 +74,7 @@ def gather(folders: Mapping[str, str], inputs: list[str], port: int) -> Facts:
         addresses=_addresses(),
         name_is_loopback=_name_is_loopback(),
         interfaces={name: value for name, value in chosen.items() if not _exists(value)},
-        chosen_interface=bool(chosen),
+        gloo_has_interface=_INTERFACES[0] in chosen,
         port_is_free=_is_free(port),
     )
 

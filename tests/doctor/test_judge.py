@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from bigpeft.doctor.facts import Disk, Facts
-from bigpeft.doctor.judge import Node, can_launch, judge
+from bigpeft.doctor.judge import can_launch, judge
+from bigpeft.doctor.problem import Node
 from bigpeft.doctor.talk import Clock
 
 GIB = 1 << 30
@@ -22,7 +23,7 @@ FACTS = Facts(
     addresses=("10.0.0.1",),
     name_is_loopback=True,
     interfaces={},
-    chosen_interface=False,
+    gloo_has_interface=False,
     port_is_free=True,
 )
 CPU = {"gpus": (), "usable_gpus": 0, "driver": "none"}
@@ -60,7 +61,7 @@ def test_two_nodes_in_good_order_have_no_problem() -> None:
         ({"inputs": {"/data/r.yaml": "missing"}}, "b: does not see /data/r.yaml"),
         ({"inputs": {"/data/r.yaml": "bb"}}, "b: has another /data/r.yaml than a"),
         ({"usable_gpus": 6}, "b: has 8 slots and 6 GPUs\n  fix: write slots=6"),
-        (CPU, "b: has 8 slots and 0 GPUs"),
+        (CPU, "b: has 8 slots and 0 GPUs\n  fix: take its line out"),
         ({"usable_gpus": 0}, "b: has 8 GPUs that torch 2.13.0 cannot use (driver 580.1)"),
         ({"memory": GIB}, "b: has 1.0 GiB of free memory for 8 ranks"),
         (

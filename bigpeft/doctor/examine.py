@@ -1,6 +1,7 @@
 """The examination: every node speaks for itself, then all of them together."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from bigpeft.doctor.judge import can_launch, judge
 from bigpeft.doctor.marks import FIRST, SECOND
 from bigpeft.doctor.problem import Node, Problem
 from bigpeft.doctor.talk import Silent, Talk
+from bigpeft.errors import UserError
 from bigpeft.hostfile import Hostfile
 
 _APPEARS, _RENAMED = 15, 60  # seconds; NFS may keep what it knows of a name for the second
@@ -45,7 +47,9 @@ class Found:
 
 
 def examine(wanted: Wanted) -> Found:
-    """Examine this machine, or all nodes of a hostfile."""
+    """Examine this machine, or all nodes of a hostfile. Raises UserError without an ssh."""
+    if wanted.hostfile and shutil.which("ssh") is None:
+        raise UserError("ssh", "is not installed on this machine", "install openssh-client")
     hosts = list(wanted.hostfile) if wanted.hostfile else [("", 0)]
     nodes = [Node(host or "this machine", slots) for host, slots in hosts]
     with _talks(wanted, hosts) as talks:

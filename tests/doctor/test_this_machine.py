@@ -13,7 +13,8 @@ import pytest
 from bigpeft.cli import doctor
 from bigpeft.doctor import Wanted, examine
 from bigpeft.doctor.facts import digest_of_code
-from bigpeft.errors import RecipeError
+from bigpeft.errors import RecipeError, UserError
+from bigpeft.hostfile import Hostfile
 from tests.disks import fill, small_disk
 from tests.worlds import free_port
 
@@ -81,6 +82,17 @@ def test_a_missing_hostfile_is_no_invitation_to_examine_this_machine() -> None:
 
     assert (code, said) == (2, "")
     assert complaint.startswith("hostfile none: cannot be read (No such file or directory)")
+
+
+def test_a_machine_without_ssh_cannot_examine_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hosts").write_text("a slots=1\n")
+    nodes = Hostfile.read(tmp_path / "hosts")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(UserError, match="ssh: is not installed on this machine"):
+        examine(Wanted(nodes, {"run.folder": str(tmp_path)}))
 
 
 def test_an_override_without_a_recipe_is_refused() -> None:

@@ -10,6 +10,7 @@ from bigpeft.cli import (
     compare,
     convert_checkpoint,
     data,
+    doctor,
     evaluate,
     export,
     fetch,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+app.command("doctor")(doctor.doctor)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("methods")(methods.methods)

@@ -16,6 +16,8 @@ def kept_by_the_model(folder, wanted, dtype):
     seated = place(model, wanted)
     for method in seated.values():
         method.to_empty(device="cpu")
+        for held in (*method.parameters(), *method.buffers()):
+            held.data.normal_(std=0.02)  # what memory held before is no start of an adapter
     model.to(dtype).train()
     model.enable_input_require_grads()
     for module in model.modules():

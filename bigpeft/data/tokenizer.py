@@ -12,7 +12,7 @@ from bigpeft.errors import FileError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_PROBE = "Hello world,  it is\n42 × naïve."
+_PROBE = "  Hello world,  it is\n42 × naïve."
 _SELF_DESCRIBING = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
@@ -87,12 +87,19 @@ def _sentencepiece(path: Path) -> "PreTrainedTokenizerBase":
     """From the .model file alone. Raises FileError where transformers would read it otherwise.
 
     Without a tokenizer_config.json AutoTokenizer takes a class that leaves out the leading space,
-    so its tokens differ from SentencePiece's: hence Llama's class, and the comparison.
+    so its tokens differ from SentencePiece's: hence Llama's class, and the comparison. Llama's
+    class adds no space before a text that starts with one; SentencePiece adds it to any text.
     """
     from sentencepiece import SentencePieceProcessor
+    from tokenizers import normalizers
     from transformers import LlamaTokenizer
 
     tokenizer = LlamaTokenizer.from_pretrained(str(path.parent))
+    backend: Any = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.pre_tokenizer = None
     expected = SentencePieceProcessor(model_file=str(path)).encode(_PROBE)
     if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != expected:
         raise FileError(

@@ -159,38 +159,3 @@ def test_a_tokenizer_that_cannot_be_read_names_its_folder(tmp_path, kind):
 
     with pytest.raises(FileError, match=str(folder)):
         load_tokenizer(str(folder))
-
-
-def train_sentencepiece(folder, **options):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    (folder / "text").write_text("\n".join(f"the quick brown fox {i}" for i in range(200)))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **options,
-    )
-    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-
-
-def test_a_bare_sentencepiece_model_gives_sentencepieces_tokens(tmp_path):
-    pytest.importorskip("google.protobuf")
-    as_llama = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-    oracle = train_sentencepiece(tmp_path, **as_llama)
-
-    loaded = load_tokenizer(str(tmp_path))
-
-    text = "the quick fox 7 jumps\n  over × naïve"
-    assert loaded.encode(text, add_special_tokens=False) == oracle.encode(text)
-
-
-def test_a_bare_sentencepiece_model_that_would_be_read_differently_is_refused(tmp_path):
-    pytest.importorskip("google.protobuf")
-    train_sentencepiece(tmp_path)  # joins spaces, which Llama's tokenizer class does not
-
-    with pytest.raises(FileError, match="reads differently from SentencePiece"):
-        load_tokenizer(str(tmp_path))

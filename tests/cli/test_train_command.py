@@ -78,6 +78,9 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     common = (f"run.folder={folder}", "train.steps=4", "checkpoint.every=2")
 
     stopped = launch(*common, "train.stop_after=2")
+    report = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()  # the next one cannot be written
     refused = launch(*common)
     finished = launch(*common, "checkpoint.resume=auto")
 
@@ -87,6 +90,8 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     assert "checkpoint.resume=auto" in everything(refused)
     assert finished.returncode == 0, everything(finished)
     assert "resumed step-000002" in finished.stdout
+    assert "step-000002" in report
+    assert "there is no report (IsADirectoryError" in finished.stdout
     assert len(everything(finished).splitlines()) < 40
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

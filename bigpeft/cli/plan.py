@@ -53,18 +53,26 @@ def plan(
     hardware = _hardware(nodes, gpus_per_node, gpu, gpu_memory, bandwidth, price)
     wanted = _as_on_gpus(load_recipe(recipe, overrides or []))
     world = World(size=hardware.ranks, local_size=gpus_per_node)
-    planned = outline(wanted, world, weights=False)
+    planned = outline(wanted, world, weights=False, memory=hardware.card.memory)
     found = forecast_of(planned)
     bucket = int(planned.ds_config["zero_optimization"].get("reduce_bucket_size", 0))
     others = _others(found, hardware, bucket, sweep)
     if as_json:
-        told = found.as_json(hardware) | {"advice": _advice(found, hardware, others)}
+        told = found.as_json(hardware) | {
+            "advice": _advice(found, hardware, others),
+            "group_reason": planned.group_reason,
+        }
         if sweep:
             told["sweep"] = [one.as_json(_for(one, hardware)) for one in others[:10]]
         typer.echo(json.dumps(told, indent=2))
     else:
         console = Console(highlight=False)
         console.print(_table(found))
+        if wanted.sharding.group == "auto":
+            console.print(
+                f"sharding.group: auto is {planned.group_size}, {planned.group_reason}",
+                soft_wrap=True,
+            )
         for line in (*_lines(found, hardware, wanted, rows), _verdict(found, hardware, others)):
             console.print(line, soft_wrap=True, markup=False)
         if sweep:

@@ -1,6 +1,7 @@
 """Everything that follows from a recipe and a world: batch, bytes, seats, DeepSpeed's dict."""
 
 from bigpeft.plan.folder import resolve_model_folder
+from bigpeft.plan.make import make_plan, outline
 from bigpeft.plan.model import (
     bare_model,
     build_model,
@@ -10,7 +11,7 @@ from bigpeft.plan.model import (
     placement_for,
     placement_of,
 )
-from bigpeft.plan.plan import Plan, make_plan, outline
+from bigpeft.plan.plan import Plan
 
 __all__ = [
     "Plan",

@@ -1,9 +1,9 @@
 """Bytes that every rank holds from the first step to the last, by kind."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+import psutil
 import torch
 from torch import nn
 
@@ -68,16 +68,11 @@ def available_bytes(world: World) -> int:
     """Memory that one rank may use: of its GPU, or its share of the host's free memory."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info(world.local_rank)[0])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return _host_available(free) // max(1, world.local_size)
+    return int(psutil.virtual_memory().available) // max(1, world.local_size)
 
 
-def _host_available(fallback: int) -> int:
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return fallback
+def total_bytes(world: World) -> int:
+    """Memory of one rank, whatever else uses it now: the same for all ranks of equal machines."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info(world.local_rank)[1])
+    return int(psutil.virtual_memory().total) // max(1, world.local_size)

@@ -164,8 +164,10 @@ class Sharding(Section):
     """Who keeps which part of the model."""
 
     fragment: str = Field("zero3", description="a file of ds_configs/ without .json, or a path")
-    group: Literal["world", "node"] | PositiveInt = Field(
-        "world", description="ranks that share one copy of the frozen backbone with ZeRO-3"
+    group: Literal["auto", "world", "node"] | PositiveInt = Field(
+        "world",
+        description="ranks that share one copy of the frozen backbone with ZeRO-3; auto: as few "
+        "as the memory of a rank allows",
     )
     readers: Literal["world", "node"] = Field(
         "world",

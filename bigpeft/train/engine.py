@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from bigpeft.backbone import Partition, Readers, Whole, ZeroThree, node_group
 from bigpeft.checkpoint.engine import Engine, accelerator
+from bigpeft.errors import RecipeError
 from bigpeft.placement import Trained, optimizer_groups
 from bigpeft.plan import Plan
 from bigpeft.world import World, announce
@@ -41,10 +42,27 @@ def leave_processes() -> None:
 
 
 def make_partition(plan: Plan) -> Partition:
-    """How this plan cuts parameters while they load."""
+    """How this plan cuts parameters while they load.
+
+    Raises RecipeError, on every rank, where ranks have chosen unlike groups.
+    """
     if plan.stage < 3:
         return Whole()
+    if plan.recipe.sharding.group == "auto":
+        _refuse_unlike_groups(plan)
     return ZeroThree(plan.ds_config, node_group(plan.group_size))
+
+
+def _refuse_unlike_groups(plan: Plan) -> None:
+    chosen: list[tuple[str, int]] = [("", 0)] * plan.world.size
+    dist.all_gather_object(chosen, (plan.world.host, plan.group_size))
+    if len({size for _, size in chosen}) > 1:
+        told = ", ".join(f"{size} on {host}" for host, size in dict.fromkeys(chosen))
+        raise RecipeError(
+            "sharding.group",
+            f"auto chose unlike groups, since memory differs: {told}",
+            f"write sharding.group={max(size for _, size in chosen)}",
+        )
 
 
 def make_readers(plan: Plan) -> Readers:

@@ -97,6 +97,7 @@ def planned(plan: Plan) -> dict[str, object]:
         "stage": plan.stage,
         "world_size": plan.world.size,
         "backbone_shared_by_ranks": plan.group_size,
+        "backbone_shared_because": plan.group_reason,
         "accumulation_steps": plan.accumulation_steps,
         "learning_rate": plan.learning_rate,
         "seats": len(plan.seated),

@@ -74,7 +74,8 @@ def preview(recipe: Recipe, rows: int, say: Say = print) -> Preview:
 
     Tokenises into the run folder, where the run will find it. Raises UserError as the run would.
     """
-    plan = outline(recipe, World())
+    together = recipe.sharding.model_copy(update={"group": "world"})
+    plan = outline(recipe.model_copy(update={"sharding": together}), World())
     inputs = read_inputs(plan, Path(recipe.run.folder), say)
     tokenizer, tokens = inputs.tokenizer, inputs.tokens
     if tokens is None:

@@ -136,13 +136,14 @@ def describe(plan: Plan, batches: MicroBatches, steps: int) -> str:
     """Three lines before the start: what is trained, on what, over which sharding."""
     recipe, held = plan.recipe, plan.held
     kind = plan.model.config.model_type
+    why = f" ({plan.group_reason})" if recipe.sharding.group == "auto" else ""
     return (
         f"{recipe.model.name or kind}: {recipe.method.name} on {_places(plan)}, "
         f"{plan.trainable:,} numbers trained, {plan.precision}\n"
         f"{batches}, {steps} steps of {recipe.batch.global_size} = "
         f"{recipe.batch.micro_size} × {plan.accumulation_steps} accumulation × "
         f"{plan.world.size} ranks\n"
-        f"ZeRO-{plan.stage}, backbone {recipe.model.weights} shared by {plan.group_size}: "
+        f"ZeRO-{plan.stage}, backbone {recipe.model.weights} shared by {plan.group_size}{why}: "
         f"{held.packed / 2**20:.1f} of {held.packed_total / 2**20:.1f} MiB packed on each rank, "
         f"{held.sum / 2**20:.1f} MiB held in all"
     )

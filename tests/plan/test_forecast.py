@@ -67,6 +67,27 @@ def test_what_crosses_between_nodes_does_not_grow_with_the_backbone_unless_it_is
     assert across["bytes_between_nodes"] > 100 * short["bytes_between_nodes"]
 
 
+@pytest.mark.parametrize("memory", ["24GiB", "48GiB", "80GiB"])
+def test_an_automatic_group_is_the_smallest_that_fits(memory):
+    fits = {
+        group: planned(LLAMA_70B, "--gpu-memory", memory, f"sharding.group={group}")["fits"]
+        for group in (1, 2, 4, 8, "auto")
+    }
+    chosen = planned(LLAMA_70B, "--gpu-memory", memory, "sharding.group=auto")
+
+    assert fits["auto"]
+    assert chosen["setting"]["group"] == next(group for group in (1, 2, 4, 8) if fits[group])
+    assert f"of {memory.removesuffix('GiB')}.00 GiB" in chosen["group_reason"]
+
+
+def test_an_automatic_group_is_the_world_where_nothing_fits():
+    plan = planned(LLAMA_70B, "--gpu-memory", "4GiB", "sharding.group=auto")
+
+    assert not plan["fits"]
+    assert plan["setting"]["group"] == 8
+    assert plan["group_reason"].startswith("no group fits")
+
+
 def test_what_is_advised_fits():
     without = [*TWO_SMALL, "data.max_length=256", "method.rank=4"]
 

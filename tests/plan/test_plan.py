@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bigpeft.errors import RecipeError
 from bigpeft.plan import make_plan
 from bigpeft.plan.deepspeed_config import read_fragment
-from bigpeft.plan.plan import accumulation, choose_group, choose_precision
+from bigpeft.plan.group import choose_group
+from bigpeft.plan.make import accumulation, choose_precision
 from bigpeft.recipe import Batch, load_recipe
 from bigpeft.world import World
 

@@ -32,7 +32,7 @@ WORLDS = {
     "2 ranks, stage 2": (2, ["sharding.fragment=zero2"]),
     "2 ranks, stage 3": (2, []),
     "2 ranks, stage 3, no accumulation": (2, ["batch.micro_size=4"]),
-    "2 ranks, backbone whole on each": (2, ["sharding.group=1"]),
+    "2 ranks, backbone whole on each": (2, ["sharding.group=auto"]),
     "2 ranks, activation checkpointing": (2, ["train.activation_checkpointing=true"]),
     "2 ranks, optimizer on the host": (2, ["sharding.fragment=zero3_cpu"]),
     "4 ranks, stage 3": (4, []),

@@ -152,7 +152,7 @@ def test_a_run_that_learns_nothing_overfits_or_loses_rows_is_told(tmp_path):
     assert "gradient norm was not finite in 40 steps, first 1" in text
     assert "The held-out loss was best at step 30 (4.0000) and ended at 9.5000" in text
     assert "50 of the train rows (50%) were dropped" in text
-    assert "3 of the train rows could not be read and were skipped" in text
+    assert "3 of the train rows could not be used and were skipped" in text
 
 
 def test_a_crashed_run_is_told_as_far_as_it_went(tmp_path):

@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from bigpeft.errors import RecipeError
-from bigpeft.recipe.aliases import FOREIGN_METHODS, either, sections, unknown_key
+from bigpeft.recipe.aliases import either, sections, unknown_key
+from bigpeft.recipe.foreign import FOREIGN_METHODS
 from bigpeft.recipe.section import Section
 from bigpeft.recipe.sections import METHOD_SECTIONS, Recipe
 

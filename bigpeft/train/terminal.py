@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 PLAIN_LINES = 12
@@ -41,6 +41,11 @@ class Terminal:
         """One line from the first rank."""
         if self._speaks:
             self.console.print(text, markup=False)
+
+    def show(self, drawn: RenderableType) -> None:
+        """A table from the first rank."""
+        if self._speaks:
+            self.console.print(drawn)
 
     def shout(self, text: str) -> None:
         """One message from whichever rank has to say it."""

@@ -3,7 +3,8 @@
 import pytest
 
 from bigpeft.recipe import METHOD_SECTIONS, Recipe
-from bigpeft.recipe.aliases import FOREIGN, owners, sections
+from bigpeft.recipe.aliases import owners, sections
+from bigpeft.recipe.foreign import FOREIGN
 
 
 @pytest.mark.parametrize("key", FOREIGN)

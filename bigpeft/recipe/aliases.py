@@ -1,5 +1,6 @@
 """Keys that the recipe does not have: where they belong, and what to write instead."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import get_args
@@ -22,6 +23,11 @@ def either(words: Iterable[str], link: str = "or") -> str:
     """`a, b or c`."""
     *first, last = words
     return f"{', '.join(first)} {link} {last}" if first else last
+
+
+def dotted(path: Sequence[str]) -> str:
+    """`a.b[0]` for the path a, b, 0."""
+    return re.sub(r"\.(\d+)(?=[.\[]|$)", r"[\1]", ".".join(path))
 
 
 def sections(method: object = None) -> dict[str, type[BaseModel]]:
@@ -61,7 +67,7 @@ def unknown_key(path: tuple[str, ...], method: object) -> tuple[str, str]:
     names = _names(above, known)
     why = f"is not a key of {'.'.join(above[:-1] or above)}" if here else "is not a section"
     if near := get_close_matches(key, names, n=1):
-        return why, f"did you mean {'.'.join([*above, *near])}?"
+        return why, f"did you mean {dotted([*above, *near])}?"
     for name, section in known.items():
         if near := get_close_matches(key, section.model_fields, n=1, cutoff=0.8):
             return why, f"did you mean {name}.{near[0]}?"

@@ -62,7 +62,7 @@ def test_a_key_of_a_source_is_led_to_its_place(message):
 
     assert "data.sources[0].type: is axolotl's name\n  fix: write data.format" in text
     assert "data.sources[1].weigth: is not a key of data.sources" in text
-    assert "did you mean data.sources.1.weight?" in text
+    assert "did you mean data.sources[1].weight?" in text
 
 
 def test_every_section_is_known_with_its_keys():

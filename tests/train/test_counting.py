@@ -9,7 +9,6 @@ from rich.console import Console
 
 from bigpeft.data import Part, load_rows, rows_in
 from bigpeft.train.counting import on_bar
-from bigpeft.train.terminal import Terminal
 
 ROWS = [{"text": f"row {number}"} for number in range(40)]
 
@@ -45,7 +44,3 @@ def test_a_bar_shows_how_far_it_is_and_goes_away():
     shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
     assert "tokenising train: 500 rows, 9,000 tokens" in shown
     assert screen.getvalue().rstrip().endswith("\x1b[2K")  # the line is wiped
-
-
-def test_there_are_no_bars_where_there_is_no_screen():
-    assert Terminal(speaks=True).bars is None

@@ -115,6 +115,7 @@ def test_the_command_prints_rows_and_figures_and_writes_a_page(tmp_path):
 
     assert "[[yes </pre><script>x</script>" in told
     assert "1 rows" in told
+    assert "tokenising" not in told  # a bar belongs on a screen
     assert "20 steps of 4, 80.00 epochs" in told
     written = page.read_text()
     assert "<script>" not in written

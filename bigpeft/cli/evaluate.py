@@ -73,7 +73,11 @@ def evaluate(
             show(scores, terminal, as_json)
             return
         if wanted.eval is None:
-            raise RecipeError("eval", "is missing, and says what to measure", "add --recipe FILE, or --harness TASK")
+            raise RecipeError(
+                "eval",
+                "is missing, and says what to measure",
+                "add --recipe FILE, or --harness TASK",
+            )
         known = wanted.eval.measured()
         for name in task or ():
             if name not in known:

@@ -22,7 +22,8 @@ def test_the_number_of_rows_is_that_which_reading_gives(tmp_path):
     table.save_to_disk(tmp_path / "saved")
 
     for name in ("open.jsonl", "closed.jsonl", "table.parquet", "saved"):
-        for more in ({}, {"limit": 7}, {"part": Part(0.25, 3, True)}, {"part": Part(0.25, 3, False)}):
+        parts = ({"part": Part(0.25, 3, held_out)} for held_out in (True, False))
+        for more in ({}, {"limit": 7}, *parts):
             rows = load_rows((str(tmp_path / name),), **more)
             assert rows_in(rows) == len(list(rows)), (name, more)
 

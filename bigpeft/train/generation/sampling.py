@@ -27,7 +27,8 @@ class Sampling:
 
     def ended(self, answer: str) -> str:
         """What stands before the first of the texts that end an answer."""
-        return answer[: min((answer.find(text) for text in self.until if text in answer), default=None)]
+        ends = [answer.find(text) for text in self.until if text in answer]
+        return answer[: min(ends)] if ends else answer
 
 
 class Draw(LogitsProcessor):

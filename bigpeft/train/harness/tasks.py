@@ -50,8 +50,11 @@ def read_harness(names: Sequence[str], folder: Path | None, shots: int | None) -
     for name in names:
         if name not in manager.all_tasks:
             near = get_close_matches(name, manager.all_tasks, n=3)
-            advice = f"did you mean {', '.join(near)}?" if near else "name a task, a group or a tag"
-            raise RecipeError(f"--harness {name}", "is no task of the harness", advice)
+            raise RecipeError(
+                f"--harness {name}",
+                "is no task of the harness",
+                f"did you mean {' or '.join(near)}?" if near else "name a task, a group or a tag",
+            )
     try:
         loaded = manager.load(list(names))
     except Exception as error:  # a task's YAML is code, and so is the loading of its data set
@@ -61,12 +64,24 @@ def read_harness(names: Sequence[str], folder: Path | None, shots: int | None) -
             f"cannot be loaded ({type(error).__name__}: {reason})",
             "without network, name a task over local files with --harness-tasks",
         ) from error
-    for task in loaded["tasks"].values():
+    for name, task in loaded["tasks"].items():
+        _refuse_what_is_not_only_asked(name, task)
         own = task.get_config("num_fewshot")
         if own is None or (shots is not None and own != 0):
             task.set_config(key="num_fewshot", value=shots or 0)
         task.set_fewshot_seed(seed=_OTHER_SEED)
     return loaded
+
+
+def _refuse_what_is_not_only_asked(name: str, task: Any) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise RecipeError(
+            f"--harness {name}",
+            "runs programs that the model writes",
+            "merge the run and give the model to lm_eval itself, in a box that may break",
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise RecipeError(f"--harness {name}", "shows images", "take a task of text alone")
 
 
 def ask(
@@ -98,7 +113,7 @@ def ask(
 
 
 def _scores(figures: Mapping[str, Any], rows: int | None) -> dict[str, Score]:
-    """From `acc,none` and `acc_stderr,none`: the filter of the answers is told where there is one."""
+    """From `acc,none` and `acc_stderr,none`; a filter of the answers is told where there is one."""
     found = {}
     for key, value in figures.items():
         metric, comma, filtered = key.partition(",")

@@ -73,9 +73,7 @@ class Preview:
         ]
 
 
-def preview(
-    recipe: Recipe, rows: int, say: Say = print, bars: Console | None = None
-) -> Preview:
+def preview(recipe: Recipe, rows: int, say: Say = print, bars: Console | None = None) -> Preview:
     """The first `rows` rows and the figures of all, of streamed ones those of the first window.
 
     Tokenises into the run folder, where the run will find it. Raises UserError as the run would.

@@ -53,9 +53,7 @@ class Preparation:
     None where only lines are said. All of it raises DataError or FileError, the same on every rank.
     """
 
-    def __init__(
-        self, plan: Plan, folder: Path, say: Say, bars: Console | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, folder: Path, say: Say, bars: Console | None = None) -> None:
         self._plan, self._folder, self._say, self._bars = plan, folder, say, bars
         self.cards: dict[str, dict[str, Any]] = {}
 

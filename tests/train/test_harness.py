@@ -182,7 +182,7 @@ def test_an_accuracy_is_bigpeft_s_own_of_the_same_rows(size, answered):
 
 
 def test_a_task_that_is_not_there_is_told_with_its_like(quiz, tmp_path):
-    with pytest.raises(RecipeError, match=r"--harness bigpeft_quis: .*\n.*mean bigpeft_quiz\\?"):
+    with pytest.raises(RecipeError, match=r"--harness bigpeft_quis: .*\n.*mean bigpeft_quiz"):
         read_harness(["bigpeft_quis"], quiz, None)
     with pytest.raises(FileError, match="is no folder of tasks"):
         read_harness(["bigpeft_quiz"], tmp_path / "nowhere", None)

@@ -144,9 +144,7 @@ class Answering(TemplateLM):
         ids = self.tok_encode(text)[-wish.room :] or [self.prefix_token_id]
         return Prompt(tuple(ids), text)
 
-    def _loglikelihood_tokens(
-        self, requests: Sequence[Pair], **_: Any
-    ) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: Any) -> list[tuple[float, bool]]:
         """Log p of each continuation, and whether it is what would be said greedily.
 
         Rows of about one length share a pass.

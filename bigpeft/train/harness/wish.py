@@ -21,9 +21,7 @@ class Wish:
     room: int
 
 
-def wish_of(
-    asked: Mapping[str, Any], task: str | None, limit: int, stop: tuple[int, ...]
-) -> Wish:
+def wish_of(asked: Mapping[str, Any], task: str | None, limit: int, stop: tuple[int, ...]) -> Wish:
     """From a task's generation_kwargs, for a model of at most `limit` tokens.
 
     Raises DataError for what bigpeft does not do: to leave it out would give another figure.

@@ -90,7 +90,7 @@ def _figures(found: "Preview") -> Table:
         "filled": f"{found.filled:.1%} of the places in batches",
         "run": f"{found.steps:,} steps of {found.global_size}, {found.epochs:.2f} epochs",
     }.items():
-        table.add_row(Text(name, style="bold"), value)
+        table.add_row(Text(name, style="bold"), Text(value))
     return table
 
 

@@ -6,8 +6,8 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from rich.console import Console
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bigpeft.data import Packed, Place, Tokens

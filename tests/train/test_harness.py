@@ -36,7 +36,7 @@ from tests.worlds import world
 TOKENIZER = "recipes/data/debug/tokenizer"
 LIMIT = 40  # tokens: some of the texts below are longer
 QUESTIONS = 40
-WORDS = "the user asks and the assistant answers hello world it is warm".split()
+WORDS = ["the", "user", "asks", "and", "assistant", "answers", "hello", "world", "it", "is"]
 
 
 def texts(count: int, words: int) -> list[str]:

@@ -83,7 +83,7 @@ def test_rows_that_are_cut_dropped_or_skipped_are_told_with_their_share(tmp_path
         shown = [re.sub(r"\s+", " ", text) for text in (output, written)]
         for text in shown:
             assert "skipped 1 cannot be used (25.0%)" in text
-            assert "rows.jsonl row 4 holds a int" in text
+            assert "row 4 holds a int" in text
         assert shown[1].split("over data")[1][:60] == shown[0].split("over data")[1][:60]
         return shown[0], json.loads((tmp_path / "run/data.json").read_text())["train"]
 

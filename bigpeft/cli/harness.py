@@ -43,8 +43,9 @@ class Asked:
             "--chat": self.chat,
         }
         if not self.names:
-            for option in (option for option, is_given in given.items() if is_given):
-                raise RecipeError(option, "means nothing without --harness", "add --harness TASK")
+            alone = next((option for option, is_given in given.items() if is_given), None)
+            if alone is not None:
+                raise RecipeError(alone, "means nothing without --harness", "add --harness TASK")
             return
         if beside_task:
             raise RecipeError(

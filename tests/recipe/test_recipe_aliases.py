@@ -56,12 +56,12 @@ def test_a_key_of_the_data_section_is_led_to_its_place(message, lines, told):
 
 
 def test_a_key_of_a_source_is_led_to_its_place(message):
-    source = "  sources: [{path: x, type: alpaca}, {path: y, weigth: 1}]\n"
+    source = "  sources: [{path: x, type: alpaca}, {path: y, weights: 1}]\n"
 
     text = message("  path: data/train.jsonl\n", source)
 
     assert "data.sources[0].type: is axolotl's name\n  fix: write data.format" in text
-    assert "data.sources[1].weigth: is not a key of data.sources" in text
+    assert "data.sources[1].weights: is not a key of data.sources" in text
     assert "did you mean data.sources[1].weight?" in text
 
 

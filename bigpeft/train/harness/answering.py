@@ -125,10 +125,12 @@ class Answering(TemplateLM):
         texts: list[str] = [""] * len(requests)
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
+            arguments: Any = request.args
+            groups.setdefault(json.dumps(arguments[1], sort_keys=True), []).append(number)
         for numbers in groups.values():
             request = requests[numbers[0]]
-            wish = wish_of(request.args[1], request.task_name, self._limit, self._stop)
+            arguments: Any = request.args
+            wish = wish_of(arguments[1], request.task_name, self._limit, self._stop)
             prompts = [self._prompt(requests[number].args[0], wish) for number in numbers]
             answers = self._generator.texts(prompts, wish.sampling, self._micro_size)
             for number, answer in zip(numbers, answers, strict=True):

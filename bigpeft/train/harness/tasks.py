@@ -94,7 +94,8 @@ def ask(
     engine = model.engine
     engine.eval()
     os.environ["DISABLE_MULTIPROC"] = "1"  # errors are resampled here, not in forks of every rank
-    found = lm_eval.evaluate(
+    evaluate: Any = lm_eval.evaluate
+    found = evaluate(
         lm=model,
         task_dict=tasks,
         limit=limit,

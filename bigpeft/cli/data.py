@@ -1,6 +1,6 @@
 """bigpeft data: what a recipe's rows become."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from bigpeft.data import Tokens
     from bigpeft.train.preview import Piece, Preview
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 _BAR = 40  # characters
+_MOST_REASONS = 3
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -42,13 +44,15 @@ def preview_rows(
     html: Annotated[Path | None, typer.Option(help="also write a page of it")] = None,
 ) -> None:
     """Show rows as the model sees them: learned tokens bright, masked ones dim, special ones in
-    a frame; then lengths, fill, tokens per epoch and the steps that follow.
+    a frame; then what was skipped, dropped or cut, lengths, fill, tokens per epoch and the steps
+    that follow.
     """
     from bigpeft.recipe import load_recipe
     from bigpeft.train.preview import preview
 
-    found = preview(load_recipe(recipe, overrides or []), rows)
     console = Console(highlight=False, soft_wrap=True)
+    bars = console if console.is_terminal else None
+    found = preview(load_recipe(recipe, overrides or []), rows, bars=bars)
     console.print(story(found, in_colour=console.is_terminal))
     if html is not None:
         page = Console(file=StringIO(), record=True, highlight=False, width=100)
@@ -76,18 +80,32 @@ def _style(piece: "Piece") -> str:
 
 def _figures(found: "Preview") -> Table:
     table = Table.grid(padding=(0, 2))
-    all_rows = len(found.lengths) + found.dropped
+    tokens = len(found.tokens.ids)
     for name, value in {
         "rows": f"{found.units}",
-        "left out": f"{found.dropped} of {all_rows} rows are over data.max_length",
-        "tokens": f"{found.tokens:,} an epoch, {found.learned / found.tokens:.1%} of them learned",
+        **_left_out(found.tokens),
+        "tokens": f"{tokens:,} an epoch, {found.learned / tokens:.1%} of them learned",
         "lengths": f"{int(found.lengths.min())} to {int(found.lengths.max())}, "
         f"median {int(found.lengths.median())}",
         "filled": f"{found.filled:.1%} of the places in batches",
         "run": f"{found.steps:,} steps of {found.global_size}, {found.epochs:.2f} epochs",
     }.items():
-        table.add_row(Text(name, style="bold"), value)
+        table.add_row(Text(name, style="bold"), Text(value))
     return table
+
+
+def _left_out(tokens: "Tokens") -> Mapping[str, str]:
+    """What became of rows over the length, and of those that cannot be used."""
+    fates = {name: getattr(tokens, name) for name in ("truncated", "split", "dropped")}
+    told = [f"{count} {name} ({count / tokens.read:.1%})" for name, count in fates.items() if count]
+    skipped = tokens.skipped.count
+    reasons = "".join(f"\n{place} {why}" for place, why in tokens.skipped.told[:_MOST_REASONS])
+    return {
+        "over data.max_length": f"{', '.join(told) or 'none'} of {tokens.read:,} rows read",
+        "skipped": f"{skipped} cannot be used ({skipped / tokens.read:.1%}){reasons}"
+        if skipped
+        else "none",
+    }
 
 
 def _histogram(found: "Preview") -> Table:

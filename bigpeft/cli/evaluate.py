@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from bigpeft.cli.harness import Asked, answer, show
 from bigpeft.cli.ranks import on_all_ranks
 from bigpeft.errors import RecipeError
 
@@ -22,12 +23,33 @@ def evaluate(
         typer.Option(help="recipe whose data and eval sections hold; default: the run's own"),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="only this one; may be repeated")] = None,
+    harness: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="instead: a task of lm-evaluation-harness; repeatable"),
+    ] = None,
+    harness_tasks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="--harness: a folder with more tasks in YAML")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="--harness: solved examples before each question")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="--harness: only the first rows of each task")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="--harness: tokens that the model is shown at most")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="--harness: ask through the chat template")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
-    """Measure what the eval section asks for. Sharded over ranks:
-    deepspeed --num_gpus N --no_local_rank --module bigpeft eval RUN
+    """Measure what the eval section asks for, or tasks of lm-evaluation-harness. Sharded over
+    ranks: deepspeed --num_gpus N --no_local_rank --module bigpeft eval RUN
     """
     with on_all_ranks() as (world, terminal):
+        asked = Asked(tuple(harness or ()), harness_tasks, shots, limit, max_length, chat)
+        asked.check(beside_task=bool(task))
         from bigpeft.recipe import load_recipe
         from bigpeft.train.evaluation import evaluate as judged
         from bigpeft.train.evaluation.read import read_tasks
@@ -45,20 +67,28 @@ def evaluate(
                     "run": other.run.model_copy(update=folder),
                 }
             )
+        quiet = (lambda _: None) if as_json else terminal.say
+        if asked.names:
+            scores = answer(asked, wanted, place, world, quiet)
+            show(scores, terminal, as_json)
+            return
         if wanted.eval is None:
-            raise RecipeError("eval", "is missing, and says what to measure", "add --recipe FILE")
+            raise RecipeError(
+                "eval",
+                "is missing, and says what to measure",
+                "add --recipe FILE, or --harness TASK",
+            )
         known = wanted.eval.measured()
         for name in task or ():
             if name not in known:
                 raise RecipeError(f"--task {name}", "is no task", f"take {', '.join(known)}")
-        quiet = (lambda _: None) if as_json else terminal.say
         opened = reopen(wanted, place, Path(wanted.run.folder), world, quiet)
         tasks = read_tasks(opened.plan, opened.rows, task)
         result = judged(opened.generator, tasks, wanted.eval.micro_size, world)
         if as_json:
             terminal.say(json.dumps(result.as_json()))
-        elif world.is_first:
-            terminal.console.print(_table(result))
+        else:
+            terminal.show(_table(result))
 
 
 def _table(result: "Result") -> Table:

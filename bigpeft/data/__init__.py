@@ -7,6 +7,7 @@ from bigpeft.data.card import card_of
 from bigpeft.data.chat import Chat, read_template, render
 from bigpeft.data.choices import Choices, choice_rows
 from bigpeft.data.collate import Item, Padded, collate
+from bigpeft.data.extent import rows_in
 from bigpeft.data.fingerprint import fingerprint_of
 from bigpeft.data.formats import Format, Row, RowError, Turn, formats
 from bigpeft.data.held_out import Part
@@ -27,7 +28,7 @@ from bigpeft.data.prompts import (
 from bigpeft.data.reader import Reader, detect
 from bigpeft.data.sources import Rows, load_rows
 from bigpeft.data.stream import Place, Window, windows
-from bigpeft.data.tokenize import tokenise
+from bigpeft.data.tokenize import Seen, tokenise
 from bigpeft.data.tokenizer import load_tokenizer, serialised
 from bigpeft.data.tokens import Skipped, Tokens, check_vocabulary
 from bigpeft.data.workers import cores
@@ -47,6 +48,7 @@ __all__ = [
     "Row",
     "RowError",
     "Rows",
+    "Seen",
     "Skipped",
     "Tokens",
     "Turn",
@@ -72,6 +74,7 @@ __all__ = [
     "read_questions",
     "read_template",
     "render",
+    "rows_in",
     "sample_indices",
     "serialised",
     "share",

@@ -1,4 +1,4 @@
-"""The data card: which files, how many rows and tokens, and how long the rows are."""
+"""The data card: which files, what became of their rows, how many tokens, and how long they are."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,13 +15,20 @@ _BINS = 24
 def card_of(sources: Iterable[Path | str], tokens: Tokens) -> dict[str, Any]:
     """JSON of one set of rows: files with bytes and sha256, rows, tokens, lengths in tokens.
 
+    `rows` are those to learn; of the `read` ones of the files some are `skipped` as unusable, and
+    of those over the length some `dropped`, `truncated` or `split`, a split one being several rows.
+
     A string among the sources is a name on the hub, which has neither bytes nor a sha256 here.
     """
     lengths = tokens.offsets.diff()
     return {
         "files": [entry for source in sources for entry in _files(source)],
+        "read": tokens.read,
         "rows": len(tokens),
+        "skipped": tokens.skipped.count,
         "dropped": tokens.dropped,
+        "truncated": tokens.truncated,
+        "split": tokens.split,
         "tokens": len(tokens.ids),
         "target_tokens": int(tokens.targets.sum()),
         "lengths": _histogram(lengths),

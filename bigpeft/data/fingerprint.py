@@ -12,7 +12,7 @@ from bigpeft.data.tokenizer import serialised
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LAYOUT = 2  # of the token file and of what tokenise does: raise it when either changes
+_LAYOUT = 3  # of the token file and of what tokenise does: raise it when either changes
 
 
 def fingerprint_of(

@@ -39,7 +39,7 @@ class Fit:
         A text of more characters than `max_length` of the longest tokens have is never tokenised
         whole, which would take minutes and gigabytes for one of 100 MB. Raises RowError.
         """
-        most = self.max_length * reader.longest_token
+        most = self._most_characters(reader)
         if row.size <= most:
             return reader.draft(row)
         if self.long_rows == "error":
@@ -77,6 +77,15 @@ class Fit:
             )
         return _with_targets(_pieces(row.completion, reader.tokenizer, self.max_length))
 
+    def is_long(self, reader: Reader, row: Row, encoded: Encoded | None) -> bool:
+        """Whether the row, `encoded` from its draft, is over `max_length`."""
+        if encoded is None or len(encoded[0]) > self.max_length:
+            return True
+        return row.size > self._most_characters(reader)
+
+    def _most_characters(self, reader: Reader) -> int:
+        return self.max_length * reader.longest_token
+
     def _exchanges(self, reader: Reader, row: Row) -> Iterator[Encoded]:
         """As many exchanges as fit, then as many of the rest, and so on."""
         opening = [turn for turn in row.turns[:1] if turn.role == "system"]
@@ -95,7 +104,7 @@ class Fit:
 
     def _fitting(self, reader: Reader, row: Row, turns: list[Turn]) -> Encoded | None:
         part = replace(row, turns=tuple(turns))
-        if part.size > self.max_length * reader.longest_token:
+        if part.size > self._most_characters(reader):
             return None
         if not any(turn.is_answer for turn in turns):
             return None

@@ -54,7 +54,7 @@ def tokenise(
             refuse(error)
         done.append(chunk)
         seen(chunk.rows, len(chunk.ids))
-    tokens = _joined(done).without(bad)
+    tokens = _joined(done, bad, long_rows).without(bad)
     if not len(tokens):
         raise _nothing(reader, max_length, bad)
     return tokens
@@ -69,6 +69,7 @@ class _Done:
     lengths: list[int]
     rows: int
     dropped: int
+    shortened: int
     bad: list[DataError]
 
 
@@ -87,24 +88,25 @@ class _Work:
         drafts = [draft for _, _, draft in drafted if draft is not None]
         encoded = iter(encode(drafts, self.reader.tokenizer))
         kept: list[Encoded] = []
-        dropped = 0
+        dropped = shortened = 0
         for place, row, draft in drafted:
+            whole = None if draft is None else next(encoded)
             try:
                 with placed(place):
-                    fitting = self.fit.rows(
-                        self.reader, row, None if draft is None else next(encoded)
-                    )
+                    fitting = self.fit.rows(self.reader, row, whole)
             except DataError as error:
                 bad.append(error)
             else:
                 kept += fitting
                 dropped += not fitting
+                shortened += bool(fitting) and self.fit.is_long(self.reader, row, whole)
         return _Done(
             ids=np.concatenate([np.zeros(0, np.int32), *(ids.numpy() for ids, _ in kept)]),
             targets=np.concatenate([np.zeros(0, bool), *(mask.numpy() for _, mask in kept)]),
             lengths=[len(ids) for ids, _ in kept],
             rows=len(chunk),
             dropped=dropped,
+            shortened=shortened,
             bad=bad,
         )
 
@@ -126,7 +128,9 @@ def _chunks(reader: Reader, refuse: Callable[[DataError], None]) -> Iterator[_Pl
         yield chunk
 
 
-def _joined(done: list[_Done]) -> Tokens:
+def _joined(done: list[_Done], bad: list[DataError], long_rows: LongRows) -> Tokens:
+    shortened = sum(chunk.shortened for chunk in done)
+    unparsed = len(bad) - sum(len(chunk.bad) for chunk in done)
     lengths = [length for chunk in done for length in chunk.lengths]
     ids = np.concatenate([np.zeros(0, np.int32), *(chunk.ids for chunk in done)])
     targets = np.concatenate([np.zeros(0, bool), *(chunk.targets for chunk in done)])
@@ -135,6 +139,9 @@ def _joined(done: list[_Done]) -> Tokens:
         targets=torch.from_numpy(targets),
         offsets=torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0),
         dropped=sum(chunk.dropped for chunk in done),
+        read=sum(chunk.rows for chunk in done) + unparsed,
+        truncated=shortened if long_rows == "truncate" else 0,
+        split=shortened if long_rows == "split" else 0,
     )
 
 

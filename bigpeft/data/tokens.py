@@ -14,6 +14,7 @@ from torch import Tensor
 from bigpeft.errors import DataError
 
 _MOST_TOLD = 10_000
+_COUNTS = ("dropped", "read", "truncated", "split")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Tokens:
     """Rows end to end: row i is [offsets[i], offsets[i + 1]).
 
     `ids` int32 (n,), `targets` bool (n,) true where the loss falls, `offsets` int64 (rows + 1,).
-    `dropped` rows of the source are not here because of their length, `skipped` ones because they
-    could not be used.
+    Of the `read` rows of the source, `dropped` ones are not here because of their length, `skipped`
+    ones because they could not be used; `truncated` and `split` ones are here, but not whole.
     """
 
     ids: Tensor
@@ -44,6 +45,9 @@ class Tokens:
     offsets: Tensor
     dropped: int = 0
     skipped: Skipped = Skipped()
+    read: int = 0
+    truncated: int = 0
+    split: int = 0
 
     @classmethod
     def of(cls, rows: list[tuple[Tensor, Tensor]], dropped: int = 0) -> "Tokens":
@@ -67,11 +71,11 @@ class Tokens:
             ids=torch.cat([part.ids for part in parts]),
             targets=torch.cat([part.targets for part in parts]),
             offsets=torch.cat(lengths).cumsum(0),
-            dropped=sum(part.dropped for part in parts),
             skipped=Skipped(
                 sum(part.skipped.count for part in parts),
                 tuple(told for part in parts for told in part.skipped.told),
             ),
+            **{name: sum(getattr(part, name) for part in parts) for name in _COUNTS},
         )
 
     def __len__(self) -> int:
@@ -99,7 +103,7 @@ class Tokens:
         """Write as safetensors."""
         tensors = {"ids": self.ids, "targets": self.targets, "offsets": self.offsets}
         about = {
-            "dropped": self.dropped,
+            "counts": {name: getattr(self, name) for name in _COUNTS},
             "skipped": [self.skipped.count, self.skipped.told],
             "checksum": _checksum(tensors.values()),
         }
@@ -116,7 +120,8 @@ class Tokens:
             skipped = Skipped(count, tuple((what, why) for what, why in told))
             if about["checksum"] != _checksum((ids, targets, offsets)):
                 raise ValueError(f"{path} is no file of tokens (its checksum differs)")
-            return cls(ids, targets, offsets, about["dropped"], skipped)
+            counts = {name: about["counts"][name] for name in _COUNTS}
+            return cls(ids, targets, offsets, skipped=skipped, **counts)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is no file of tokens ({error})") from error
 

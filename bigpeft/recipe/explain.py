@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -12,7 +11,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from bigpeft.errors import RecipeError
-from bigpeft.recipe.aliases import FOREIGN_METHODS, either, sections, unknown_key
+from bigpeft.recipe.aliases import dotted, either, sections, unknown_key
+from bigpeft.recipe.foreign import FOREIGN_METHODS
 from bigpeft.recipe.section import Section
 from bigpeft.recipe.sections import METHOD_SECTIONS, Recipe
 
@@ -36,11 +36,6 @@ _BOUNDS = {
     "le": "of at most {:g}",
     "lt": "below {:g}",
 }
-
-
-def dotted(path: Sequence[str]) -> str:
-    """`a.b[0]` for the path a, b, 0."""
-    return re.sub(r"\.(\d+)(?=[.\[]|$)", r"[\1]", ".".join(path))
 
 
 def shown(value: object, most: int = 60) -> str:

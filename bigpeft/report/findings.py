@@ -2,12 +2,13 @@
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 from bigpeft.report.record import Record
 from bigpeft.report.series import series
 
 _ENOUGH_STEPS = 20
-_MANY_DROPPED = 0.05
+_MANY = 0.05
 _WORSE = 1.02
 
 
@@ -73,13 +74,24 @@ def _rows(record: Record) -> list[str]:
     for name, card in record.card.items():
         if not isinstance(card, dict):
             continue
-        rows, dropped = card.get("rows") or 0, card.get("dropped") or 0
-        if dropped and dropped > _MANY_DROPPED * (rows + dropped):
-            share = dropped / (rows + dropped)
-            found.append(f"{dropped} of the {name} rows ({share:.0%}) were dropped for length.")
+        dropped, truncated = _number(card, "dropped"), _number(card, "truncated")
+        rows = _number(card, "read") or _number(card, "rows") + dropped
+        if dropped and dropped > _MANY * rows:
+            found.append(
+                f"{dropped} of the {name} rows ({dropped / rows:.0%}) were dropped for length."
+            )
+        if truncated and truncated > _MANY * rows:
+            found.append(
+                f"{truncated} of the {name} rows ({truncated / rows:.0%}) were truncated: what "
+                "stands behind data.max_length was not learned."
+            )
         if skipped := card.get("skipped"):
-            found.append(f"{skipped} of the {name} rows could not be read and were skipped.")
+            found.append(f"{skipped} of the {name} rows could not be used and were skipped.")
     return found
+
+
+def _number(card: dict[str, Any], name: str) -> int:
+    return card[name] if isinstance(card.get(name), int) else 0
 
 
 def _restarts(record: Record) -> list[str]:

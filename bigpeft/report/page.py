@@ -78,6 +78,6 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "size", "duration", "value"):
+    for name in ("number", "share", "size", "duration", "value"):
         environment.filters[name] = getattr(words, name)
     return environment.get_template(template).render(**context)

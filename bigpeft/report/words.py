@@ -18,6 +18,13 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def share(part: Any, whole: Any) -> str:
+    """In per cent; nothing where either is no number, or there is no whole."""
+    if not isinstance(part, int | float) or not isinstance(whole, int | float) or not whole:
+        return ""
+    return f"{100 * part / whole:.1f} %"
+
+
 def size(value: Any) -> str:
     """Bytes in the largest unit of 1024 that leaves a whole number before the point."""
     if not isinstance(value, int | float):

@@ -6,10 +6,11 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bigpeft.data import Packed, Place
+from bigpeft.data import Packed, Place, Tokens
 from bigpeft.plan import outline
 from bigpeft.recipe import Recipe
 from bigpeft.train.batches import Batches
@@ -34,23 +35,26 @@ class Piece:
 
 @dataclass(frozen=True)
 class Preview:
-    """Lengths int64 (rows,) in tokens; `filled` is the share of places in batches that hold a
-    token; `epochs` and `steps` are those of the whole run, on one rank.
+    """What `tokens` become; `filled` is the share of places in batches that hold a token; `epochs`
+    and `steps` are those of the whole run, on one rank.
     """
 
     rows: tuple[tuple[Piece, ...], ...]
-    lengths: Tensor
-    learned: int
-    dropped: int
+    tokens: Tokens
     units: Units
     filled: float
     global_size: int
     steps: int
 
     @property
-    def tokens(self) -> int:
-        """Of one epoch."""
-        return int(self.lengths.sum())
+    def lengths(self) -> Tensor:
+        """Int64 (rows,) in tokens."""
+        return self.tokens.offsets.diff()
+
+    @property
+    def learned(self) -> int:
+        """Target tokens of one epoch."""
+        return int(self.tokens.targets.sum())
 
     @property
     def epochs(self) -> float:
@@ -69,24 +73,22 @@ class Preview:
         ]
 
 
-def preview(recipe: Recipe, rows: int, say: Say = print) -> Preview:
+def preview(recipe: Recipe, rows: int, say: Say = print, bars: Console | None = None) -> Preview:
     """The first `rows` rows and the figures of all, of streamed ones those of the first window.
 
     Tokenises into the run folder, where the run will find it. Raises UserError as the run would.
     """
     together = recipe.sharding.model_copy(update={"group": "world"})
     plan = outline(recipe.model_copy(update={"sharding": together}), World())
-    inputs = read_inputs(plan, Path(recipe.run.folder), say)
-    tokenizer, tokens = inputs.tokenizer, inputs.tokens
-    if tokens is None:
+    inputs = read_inputs(plan, Path(recipe.run.folder), say, bars)
+    tokenizer, tokens, units = inputs.tokenizer, inputs.tokens, inputs.units
+    if tokens is None or units is None:
         tokens = next(inputs.stream(Place())).tokens
-    units = side_by_side(tokens, inputs.pad_id, plan)
+        units = side_by_side(tokens, inputs.pad_id, plan)
     shown = (tokens.row(index) for index in range(min(rows, len(tokens))))
     return Preview(
         rows=tuple(tuple(pieces(ids, targets, tokenizer)) for ids, targets in shown),
-        lengths=tokens.offsets.diff(),
-        learned=int(tokens.targets.sum()),
-        dropped=tokens.dropped,
+        tokens=tokens,
         units=units,
         filled=_filled(units, Batches(units, plan, Position()), recipe.batch.global_size),
         global_size=recipe.batch.global_size,

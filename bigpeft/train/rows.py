@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from bigpeft.data import (
     Part,
     Place,
     Reader,
+    Seen,
     Tokens,
     Window,
     card_of,
@@ -22,11 +25,12 @@ from bigpeft.data import (
     load_tokenizer,
     mixed,
     prepare,
+    rows_in,
     tokenise,
     windows,
 )
 from bigpeft.plan import Plan
-from bigpeft.train.counting import counting
+from bigpeft.train.counting import counting, on_bar
 
 Windows = Callable[[Place], Iterator[Window]]
 Say = Callable[[str], None]
@@ -45,12 +49,12 @@ def tokenizer_of(plan: Plan) -> PreTrainedTokenizerBase:
 class Preparation:
     """Reads and tokenises under `folder`, the run's, or data.cache; the first rank does the work.
 
-    `cards` says of each set of rows what they are. All of it raises DataError or FileError, the
-    same on every rank.
+    `cards` says of each set of rows what they are; `bars` is where the work shows how far it is,
+    None where only lines are said. All of it raises DataError or FileError, the same on every rank.
     """
 
-    def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
-        self._plan, self._folder, self._say = plan, folder, say
+    def __init__(self, plan: Plan, folder: Path, say: Say, bars: Console | None = None) -> None:
+        self._plan, self._folder, self._say, self._bars = plan, folder, say, bars
         self.cards: dict[str, dict[str, Any]] = {}
 
     @cached_property
@@ -97,7 +101,7 @@ class Preparation:
             parts = []
             for reader in readers:
                 self._tell_format(name, reader)
-                with counting(f"tokenising {name}", self._say) as seen:
+                with self._counting(f"tokenising {name}", reader) as seen:
                     parts.append(
                         tokenise(
                             reader,
@@ -146,6 +150,11 @@ class Preparation:
         if self._plan.world.is_first:
             self._tell_format("train", reader)
         return windows(reader, data.window, tokens_of, place)
+
+    def _counting(self, what: str, reader: Reader) -> AbstractContextManager[Seen]:
+        if self._bars is None:
+            return counting(what, self._say)
+        return on_bar(what, self._bars, rows_in(reader.source))
 
     def _tell_format(self, name: str, reader: Reader) -> None:
         if reader.format_name == "auto":

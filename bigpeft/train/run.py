@@ -60,7 +60,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     recipe, world = plan.recipe, plan.world
     terminal.send_notices_to(folder / "run.log")
     weights = open_backbone(plan, terminal.say)
-    inputs = read_inputs(plan, folder, terminal.say)
+    inputs = read_inputs(plan, folder, terminal.say, terminal.bars)
     device = join_processes(world)
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)

@@ -5,13 +5,12 @@ from bigpeft.train.batches import Batches
 from bigpeft.train.inputs import Inputs
 from bigpeft.train.saving import Position
 from bigpeft.train.streamed import Streamed
-from bigpeft.train.units import side_by_side
 
 MicroBatches = Batches | Streamed
 
 
 def make_batches(inputs: Inputs, plan: Plan, start: Position) -> MicroBatches:
     """Of the training rows, from where the run goes on."""
-    if inputs.tokens is None:
+    if inputs.units is None:
         return Streamed(inputs.stream, inputs.pad_id, plan, start)
-    return Batches(side_by_side(inputs.tokens, inputs.pad_id, plan), plan, start)
+    return Batches(inputs.units, plan, start)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 PLAIN_LINES = 12
@@ -42,6 +42,11 @@ class Terminal:
         if self._speaks:
             self.console.print(text, markup=False)
 
+    def show(self, drawn: RenderableType) -> None:
+        """A table from the first rank."""
+        if self._speaks:
+            self.console.print(drawn)
+
     def shout(self, text: str) -> None:
         """One message from whichever rank has to say it."""
         self.close()
@@ -53,10 +58,14 @@ class Terminal:
             self._steps.close()
         self._stream.flush()
 
+    @property
+    def bars(self) -> Console | None:
+        """Where bars may be drawn: nowhere but on the first rank's terminal."""
+        return self.console if self._speaks and self.console.is_terminal else None
+
     def progress(self, total: int, done: int) -> "StepLines":
         """Progress over optimizer steps: a bar on a terminal, a dozen lines elsewhere."""
-        bar = self._speaks and self.console.is_terminal
-        self._steps = StepLines(self, total, done, bar)
+        self._steps = StepLines(self, total, done)
         return self._steps
 
 
@@ -71,16 +80,16 @@ def _redirect(descriptor: int) -> None:
 class StepLines:
     """Shows steps as they finish."""
 
-    def __init__(self, terminal: Terminal, total: int, done: int, bar: bool) -> None:
+    def __init__(self, terminal: Terminal, total: int, done: int) -> None:
         self._terminal, self._total, self._first = terminal, total, done
         self._started: float | None = None
         self._bar: Progress | None = None
-        if bar:
+        if terminal.bars is not None:
             self._bar = Progress(
                 BarColumn(),
                 TextColumn("{task.description}"),
                 TimeElapsedColumn(),
-                console=terminal.console,
+                console=terminal.bars,
             )
             self._task = self._bar.add_task("starting", total=total, completed=done)
             self._bar.start()

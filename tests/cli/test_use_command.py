@@ -63,6 +63,27 @@ def test_another_recipe_may_say_what_is_measured(folder, tmp_path):
     assert done.stdout.splitlines()[-1].split()[-1] == "4"
 
 
+def test_the_harness_asks_a_run_offline(folder, tmp_path):
+    rows = [{"asked": f"{n} + 1 =", "answers": [" 1", " 2"], "right": n} for n in (0, 1)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sums.yaml").write_text(
+        "task: sums\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{asked}}"\ndoc_to_choice: "{{answers}}"\ndoc_to_target: right\n'
+        'target_delimiter: ""\nmetric_list: [{metric: acc}]\n'
+    )
+
+    done = call("eval", folder, "--harness", "sums", "--harness-tasks", tmp_path,
+                "--chat", "--limit", 1, "--json")  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (figures,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert list(figures) == ["sums"]
+    assert figures["sums"]["acc"]["value"] in (0, 1)
+    assert figures["sums"]["acc"]["rows"] == 1
+
+
 def test_answers_to_rows_are_those_of_the_run_s_samples(folder):
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
@@ -107,6 +128,9 @@ def test_a_talk_ends_with_the_input(folder):
     [
         (["eval", "NOWHERE"], "is neither a run folder nor a model folder"),
         (["eval", "RUN", "--task", "maths"], "--task maths: is no task"),
+        (["eval", "RUN", "--shots", "2"], "--shots: means nothing without --harness"),
+        (["eval", "RUN", "--harness", "a", "--task", "b"], "--task: is of the eval section"),
+        (["eval", "RUN", "--harness", "maths!"], "--harness maths!: is no task of the harness"),
         (["generate", "RUN"], "wants one of PROMPT, --chat and --batch"),
         (["generate", "RUN", "a", "--chat"], "wants one of PROMPT, --chat and --batch"),
         (["generate", "RUN", "--batch", "nowhere.jsonl"], "nowhere.jsonl: does not exist"),

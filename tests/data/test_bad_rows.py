@@ -44,7 +44,7 @@ def test_a_bad_row_ends_the_reading_with_its_place_or_is_skipped(kind, tmp_path,
 
     found = tokenise(reader(path, tokenizer, format_name="text"), 99, on_bad_row="skip")
     assert found.ids.equal(expected.ids)
-    assert found.skipped.count == 1
+    assert (found.read, found.skipped.count) == (3, 1)
     ((what, reason),) = found.skipped.told
     assert f"{what}: {reason}".startswith(f"{tmp_path}/rows.jsonl {where}: {why}")
 
@@ -94,6 +94,7 @@ def test_a_row_of_a_hundred_megabytes_costs_a_few_seconds(tmp_path, tokenizer):
     assert time.monotonic() - started < 60
     assert (len(dropped), dropped.dropped) == (1, 1)
     assert len(cut.row(1)[0]) == 99
+    assert (cut.read, cut.truncated) == (2, 1)
 
 
 def test_a_long_text_is_split_into_pieces_that_are_the_text(tmp_path, tokenizer):

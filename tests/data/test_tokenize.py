@@ -1,6 +1,7 @@
 """Rows to tokens. Oracles: texts tokenised by hand, and the place of each unusable row."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,8 @@ def test_rows_that_are_too_long_are_dropped_and_counted_or_cut(tmp_path, tokeniz
 
     assert (len(dropped), dropped.dropped) == (1, 2)
     assert (len(cut), cut.dropped) == (2, 1)
+    assert (dropped.read, dropped.truncated, dropped.split) == (3, 0, 0)
+    assert (cut.read, cut.truncated, cut.split) == (3, 1, 0)
     assert len(cut.row(1)[0]) == 10
     with pytest.raises(DataError, match=r"row 2: has 53 tokens, over data\.max_length 10"):
         tokenise(reader(tmp_path, rows, tokenizer), 10, "error")
@@ -167,13 +170,14 @@ def test_a_mapping_to_a_column_that_the_format_lacks_is_refused(tmp_path, tokeni
 
 
 def test_tokens_survive_their_file(tmp_path):
-    tokens = Tokens.of([(torch.arange(3, dtype=torch.int32), torch.tensor([False, True, True]))], 2)
+    rows = [(torch.arange(3, dtype=torch.int32), torch.tensor([False, True, True]))]
+    tokens = replace(Tokens.of(rows, 2), read=9, truncated=4, split=1)
 
     tokens.save(tmp_path / "tokens.safetensors")
     loaded = Tokens.load(tmp_path / "tokens.safetensors")
 
     assert len(loaded) == 1
-    assert loaded.dropped == 2
+    assert (loaded.read, loaded.dropped, loaded.truncated, loaded.split) == (9, 2, 4, 1)
     assert all(a.equal(b) for a, b in zip(loaded.row(0), tokens.row(0), strict=True))
 
 

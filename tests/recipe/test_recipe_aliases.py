@@ -3,7 +3,8 @@
 import pytest
 
 from bigpeft.recipe import METHOD_SECTIONS, Recipe
-from bigpeft.recipe.aliases import FOREIGN, owners, sections
+from bigpeft.recipe.aliases import owners, sections
+from bigpeft.recipe.foreign import FOREIGN
 
 
 @pytest.mark.parametrize("key", FOREIGN)
@@ -22,6 +23,46 @@ def test_every_foreign_key_leads_to_a_key_that_exists(key):
 def test_no_foreign_key_is_a_key_of_ours(key):
     assert key not in Recipe.model_fields
     assert owners(key) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("eval: {path: x, metrics: loss}", "metrics: belongs to eval.tasks.NAME"),
+        ("eval: {path: x, batch_size: 1}", "is torchtune's name\n  fix: write eval.micro_size"),
+        (
+            "eval: {tasks: {quiz: {path: x, metric: loss}}}",
+            "eval.tasks.quiz.metric: is not a key of eval.tasks\n"
+            "  fix: did you mean eval.tasks.quiz.metrics?",
+        ),
+        ("eval: {tasks: {quiz: {path: x, samples: 1}}}", "fix: write eval.samples"),
+    ],
+)
+def test_a_key_of_the_eval_section_is_led_to_its_place(message, lines, told):
+    assert told in message("", f"{lines}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("type: alpaca", "data.type: is axolotl's name\n  fix: write data.format"),
+        ("weight: 2", "data.weight: belongs to data.sources"),
+        ("truncation_strategy: left", "fix: write data.long_rows (drop, truncate, split or error)"),
+        ("val_set_size: 0.1", "fix: write data.held_out (a share of the rows, such as 0.05)"),
+    ],
+)
+def test_a_key_of_the_data_section_is_led_to_its_place(message, lines, told):
+    assert told in message("data:\n", f"data:\n  {lines}\n")
+
+
+def test_a_key_of_a_source_is_led_to_its_place(message):
+    source = "  sources: [{path: x, type: alpaca}, {path: y, wegiht: 1}]\n"
+
+    text = message("  path: data/train.jsonl\n", source)
+
+    assert "data.sources[0].type: is axolotl's name\n  fix: write data.format" in text
+    assert "data.sources[1].wegiht: is not a key of data.sources" in text
+    assert "did you mean data.sources[1].weight?" in text
 
 
 def test_every_section_is_known_with_its_keys():

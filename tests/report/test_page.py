@@ -142,7 +142,9 @@ def test_several_starts_make_one_record(tmp_path):
 def test_a_run_that_learns_nothing_overfits_or_loses_rows_is_told(tmp_path):
     folder = write_run(tmp_path / "run", loss=2.0, grad_norm=None)
     card = {"rows": 50, "dropped": 50, "skipped": 3, "tokens": 10, "target_tokens": 5}
-    write(folder, "data.json", {"train": card})
+    cut = {"rows": 30, "read": 40, "dropped": 0, "truncated": 20, "skipped": 10}
+    packing = {"packs": 7, "fill": 0.97531}
+    write(folder, "data.json", {"train": card, "eval": cut | {"packing": packing}})
     lines = (folder / "metrics.jsonl").read_text().replace('"eval_loss": 3.5', '"eval_loss": 9.5')
     (folder / "metrics.jsonl").write_text(lines)
 
@@ -152,7 +154,12 @@ def test_a_run_that_learns_nothing_overfits_or_loses_rows_is_told(tmp_path):
     assert "gradient norm was not finite in 40 steps, first 1" in text
     assert "The held-out loss was best at step 30 (4.0000) and ended at 9.5000" in text
     assert "50 of the train rows (50%) were dropped" in text
-    assert "3 of the train rows could not be read and were skipped" in text
+    assert "3 of the train rows could not be used and were skipped" in text
+    assert "20 of the eval rows (50%) were truncated: what stands behind" in text
+    assert "Rows 30 of 40 read" in text
+    assert "Truncated 20 over the length 50.0 %" in text
+    assert "Skipped 10 unusable 25.0 %" in text
+    assert "Packing 97.5 % full 7 packs" in text
 
 
 def test_a_crashed_run_is_told_as_far_as_it_went(tmp_path):

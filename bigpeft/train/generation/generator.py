@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import (
     LogitsProcessorList,
     PreTrainedTokenizerBase,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
 
 from bigpeft.checkpoint.engine import Engine
 from bigpeft.data import Prompt
-from bigpeft.train.generation.sampling import Draw, Sampling
+from bigpeft.train.generation.sampling import Draw, Sampling, Until
 
 
 class Generator:
@@ -50,7 +51,8 @@ class Generator:
     ) -> list[str]:
         """The answer to each prompt, without special tokens; the same list on all ranks."""
         answers = self.tokens(prompts, sampling, micro_size, streamer)
-        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
+        texts = (str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers)
+        return [sampling.ended(text) for text in texts]
 
     def tokens(
         self,
@@ -59,7 +61,8 @@ class Generator:
         micro_size: int,
         streamer: Any = None,
     ) -> list[list[int]]:
-        """Token ids of each answer, the stop token apart; the same on all ranks.
+        """Token ids of each answer, the stop token apart, and up to a few behind a text that ends
+        it; the same on all ranks.
 
         `micro_size` prompts per rank are answered at once, those of about one length together.
         The streamer is given the first rank's tokens as they come. Leaves the model in the mode
@@ -98,6 +101,7 @@ class Generator:
                 eos_token_id=list(sampling.stop) or None,
                 pad_token_id=self.pad_id,
                 logits_processor=_processors(sampling, numbers or [0], ids.shape[1]),
+                stopping_criteria=self._criteria(sampling, ids.shape[1]),
                 synced_gpus=dist.get_world_size() > 1,
                 streamer=streamer,
             )
@@ -106,6 +110,11 @@ class Generator:
             number: _until_stop(row, sampling.stop)
             for number, row in zip(numbers, new, strict=False)
         }
+
+    def _criteria(self, sampling: Sampling, length: int) -> StoppingCriteriaList:
+        if not sampling.until:
+            return StoppingCriteriaList()
+        return StoppingCriteriaList([Until(sampling.until, self.tokenizer, length)])
 
     def _padded(self, asked: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask, int64 (rows, longest), padded on the left: answers begin side by side."""

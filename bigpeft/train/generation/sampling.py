@@ -1,10 +1,11 @@
 """How the next token is chosen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
 
 from bigpeft.world import stable_seed
 
@@ -13,7 +14,8 @@ from bigpeft.world import stable_seed
 class Sampling:
     """Greedy at temperature 0. `top_p` keeps the likeliest tokens that together have this share.
 
-    `stop` are token ids that end an answer; at most `max_new_tokens` are generated.
+    `stop` are token ids that end an answer, `until` texts that do, and that are not part of it; at
+    most `max_new_tokens` are generated.
     """
 
     max_new_tokens: int = 128
@@ -21,6 +23,12 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[int, ...] = ()
+    until: tuple[str, ...] = ()
+
+    def ended(self, answer: str) -> str:
+        """What stands before the first of the texts that end an answer."""
+        ends = [answer.find(text) for text in self.until if text in answer]
+        return answer[: min(ends)] if ends else answer
 
 
 class Draw(LogitsProcessor):
@@ -43,3 +51,21 @@ class Draw(LogitsProcessor):
         generator = torch.Generator().manual_seed(stable_seed(self._seed, f"{number}/{drawn}"))
         uniform = torch.rand(scores.shape[1], generator=generator, dtype=torch.float64)
         return -(-uniform.clamp_min(1e-300).log()).log()
+
+
+class Until(StoppingCriteria):
+    """Ends the answers in which one of some texts has appeared behind the prompt."""
+
+    def __init__(
+        self, texts: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, prompt_length: int
+    ) -> None:
+        self._texts, self._tokenizer, self._length = texts, tokenizer, prompt_length
+        # No token is shorter than a byte; a few more, for what precedes the text in its first one.
+        self._reach = max(len(text.encode()) for text in texts) + 8
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Any:
+        """Ids (rows, so far) → bool (rows,), true where the answer is over."""
+        answers = input_ids[:, self._length :][:, -self._reach :].tolist()
+        tails = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
+        over = [any(text in tail for text in self._texts) for tail in tails]
+        return torch.tensor(over, device=input_ids.device)

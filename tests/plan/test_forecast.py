@@ -81,7 +81,7 @@ def test_an_automatic_group_is_the_smallest_that_fits(memory):
 
 
 def test_an_automatic_group_is_the_world_where_nothing_fits():
-    plan = planned(LLAMA_70B, "--gpu-memory", "4GiB", "sharding.group=auto")
+    plan = planned(LLAMA_70B, "--gpu-memory", "12GiB", "sharding.group=auto")
 
     assert not plan["fits"]
     assert plan["setting"]["group"] == 8

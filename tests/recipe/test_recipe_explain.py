@@ -174,9 +174,9 @@ ON_THE_COMMAND_LINE = {
     "  fix: write a list of 2 (decay of the two moments)",
     "optimizer.betas=[0.9, 0.9, 1]": "[0.9, 0.9, 1] does not hold 2 values",
     "train.steps=0": "0 is not a whole number above 0",
-    "sharding.group=rack": '"rack" is not world, node or a whole number\n'
-    "  fix: write world, node or a whole",
-    "sharding.group=0": "0 is not world, node or a whole number above 0",
+    "sharding.group=rack": '"rack" is not auto, world, node or a whole number\n'
+    "  fix: write auto, world, node or a whole",
+    "sharding.group=0": "0 is not auto, world, node or a whole number above 0",
     "model.nested=maybe": '"maybe" is not true or false\n  fix: write true or false (quantise',
     "data.columns=x": '"x" is not a mapping of keys to values',
     "eval.limit=2": "(eval): names no rows\n  fix: add path or tasks, or data.held_out",

@@ -14,7 +14,12 @@ _NAMES = {
     "rank": ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"),
     "local_rank": ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "size": ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"),
-    "local_size": ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"),
+    "local_size": (
+        "LOCAL_WORLD_SIZE",
+        "LOCAL_SIZE",
+        "SLURM_NTASKS_PER_NODE",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
 }
 
 
@@ -49,7 +54,8 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...], default: int)
 def _launch(environment: Mapping[str, str], one_node: bool) -> str:
     if one_node:
         return str(os.getppid())
-    names = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT")
+    names = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+    names += ("MASTER_ADDR", "MASTER_PORT")
     return "-".join(environment.get(name, "") for name in names)
 
 

@@ -16,6 +16,7 @@ from bigpeft.cli import (
     fetch,
     generate,
     import_,
+    launch,
     merge,
     methods,
     plan,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+app.add_typer(launch.app, name="launch")
 app.command("doctor")(doctor.doctor)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)

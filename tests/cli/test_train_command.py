@@ -13,8 +13,9 @@ import pytest
 from bigpeft.export import read_adapter
 
 BIN = Path(sys.executable).parent
-LAUNCH = [str(BIN / "deepspeed"), "--num_gpus", "2", "launch/train.py"]
-LAUNCH += ["--recipe", "recipes/debug.yaml"]
+TRAIN = ["launch/train.py", "--recipe", "recipes/debug.yaml"]
+LAUNCH = [str(BIN / "deepspeed"), "--num_gpus", "2", *TRAIN]
+TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", *TRAIN]
 ENVIRONMENT = os.environ | {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
@@ -45,8 +46,12 @@ PROMISED_OF_A_RUN = {
 }
 
 
-def launch(*overrides: object) -> subprocess.CompletedProcess[str]:
-    command = [*LAUNCH, *map(str, overrides)]
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def launch(*overrides: object, words: list[str] = LAUNCH) -> subprocess.CompletedProcess[str]:
+    command = [*words, *map(str, overrides)]
     return subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
     )
@@ -83,6 +88,7 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     (folder / "report.html").mkdir()  # the next one cannot be written
     refused = launch(*common)
     finished = launch(*common, "checkpoint.resume=auto")
+    other = launch(f"run.folder={tmp_path}/other", "train.steps=2", words=TORCHRUN)
 
     assert stopped.returncode == 75, everything(stopped)
     assert refused.returncode == 2
@@ -90,10 +96,13 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     assert "checkpoint.resume=auto" in everything(refused)
     assert finished.returncode == 0, everything(finished)
     assert "resumed step-000002" in finished.stdout
-    assert "step-000002" in report
+    assert 'id="checkpoints"' in report
     assert "there is no report (IsADirectoryError" in finished.stdout
     assert len(everything(finished).splitlines()) < 40
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder)
+    assert other.returncode == 0, everything(other)
+    losses = [row["loss"] for row in metrics(tmp_path / "other")]
+    assert losses == [row["loss"] for row in rows[:2]]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(set(row) >= PROMISED_OF_A_STEP for row in rows)
     assert "eval_loss" in rows[-1]

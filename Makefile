@@ -41,7 +41,9 @@ bench: setup
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/packing.py
 	bigpeft fetch smollm2-135m-instruct $(MODEL)
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/learn.py --again
 
 clean:

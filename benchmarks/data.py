@@ -51,6 +51,7 @@ def by_bigpeft(rows: Path, tokenizer: Path, out: Path) -> int:
         f"data.path={rows}",
         f"run.folder={out}",
         f"model.tokenizer={tokenizer}",
+        "model.config.vocab_size=1000000",
         "data.max_length=4096",
         "eval=null",
     ]

@@ -1,0 +1,159 @@
+"""Two nodes on one machine: network namespaces joined by a cable, an sshd in each.
+
+What crosses the cable is counted by the kernel. They share the disk, the package and the clock, and
+have nothing else in common: no rank of one reaches the other but through the cable.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+INTERFACE, SSH_PORT = "eth0", 2222
+_TOOLS = {"ip": "iproute2", "pdsh": "pdsh", "/usr/sbin/sshd": "openssh-server"}
+_SSHD = """
+Port {port}
+ListenAddress {address}
+HostKey {folder}/key
+AuthorizedKeysFile {folder}/key.pub
+StrictModes no
+PasswordAuthentication no
+PermitRootLogin yes
+PidFile none
+"""
+_CLIENT = """
+Host *
+  Port {port}
+  IdentityFile {folder}/key
+  StrictHostKeyChecking no
+  UserKnownHostsFile /dev/null
+  LogLevel ERROR
+"""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Commands run on the first node, with an ssh that knows the way to both."""
+
+    folder: Path
+    spaces: tuple[str, str]
+
+    def hostfile(self, slots: int) -> Path:
+        """Both nodes, with so many slots each."""
+        path = self.folder / f"hosts-{slots}"
+        path.write_text("".join(f"{address} slots={slots}\n" for address in ADDRESSES))
+        return path
+
+    def start(self, *command: object) -> "subprocess.Popen[str]":
+        """On the first node, in a session of its own."""
+        words = ["ip", "netns", "exec", self.spaces[0], *map(str, command)]
+        return subprocess.Popen(
+            words,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def launch(self, slots: int, *overrides: object) -> "subprocess.Popen[str]":
+        """recipes/debug.yaml on both nodes, by DeepSpeed's launcher."""
+        words = [Path(sys.executable).parent / "deepspeed", "--hostfile", self.hostfile(slots)]
+        words += ["--master_addr", ADDRESSES[0], "--ssh_port", SSH_PORT, "launch/train.py"]
+        return self.start(*words, "--recipe", "recipes/debug.yaml", *overrides)
+
+    def sent(self) -> int:
+        """Bytes that the first node has put on the cable so far."""
+        return int(self._on(0, "cat", f"/sys/class/net/{INTERFACE}/statistics/tx_bytes"))
+
+    def kill(self, node: int) -> None:
+        """End every process of a node (0 or 1) at once, its sshd too."""
+        for pid in subprocess.check_output(["ip", "netns", "pids", self.spaces[node]]).split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def _on(self, node: int, *command: str) -> str:
+        return subprocess.check_output(
+            ["ip", "netns", "exec", self.spaces[node], *command], text=True
+        )
+
+    def _environment(self) -> Mapping[str, str]:
+        carried = {
+            "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": INTERFACE,
+        }
+        variables = self.folder / "variables"
+        variables.write_text("".join(f"{name}={value}\n" for name, value in carried.items()))
+        path = f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return os.environ | carried | {"DS_ENV_FILE": str(variables), "PATH": path}
+
+
+def skip_without_nodes() -> None:
+    """Say what is missing where a machine cannot be two."""
+    missing = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"two nodes on one machine need apt install {' '.join(missing)}")
+    tried = subprocess.run(["ip", "netns", "add", _space("try")], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"two nodes on one machine need root: {tried.stderr.strip()}")
+    subprocess.run(["ip", "netns", "del", _space("try")], check=True)
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[Nodes]:
+    """Both nodes, which are gone afterwards with all that runs on them."""
+    nodes = Nodes(folder, (_space("a"), _space("b")))
+    try:
+        _keys(folder)
+        _wire(nodes.spaces)
+        for space, address in zip(nodes.spaces, ADDRESSES, strict=True):
+            config = folder / f"sshd-{address}"
+            config.write_text(_SSHD.format(port=SSH_PORT, address=address, folder=folder))
+            _ip("netns", "exec", space, "/usr/sbin/sshd", "-f", str(config))
+        yield nodes
+    finally:
+        for number, space in enumerate(nodes.spaces):
+            with suppress(subprocess.CalledProcessError):
+                nodes.kill(number)
+            subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+
+def _space(name: str) -> str:
+    """Another for each process of tests."""
+    return f"bigpeft-{os.getpid()}-{name}"
+
+
+def _keys(folder: Path) -> None:
+    Path("/run/sshd").mkdir(exist_ok=True)
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")]
+    subprocess.run(words, check=True)
+    (folder / "ssh_config").write_text(_CLIENT.format(port=SSH_PORT, folder=folder))
+    (folder / "bin").mkdir()
+    ssh = folder / "bin" / "ssh"
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
+    ssh.chmod(0o755)
+
+
+def _wire(spaces: tuple[str, str]) -> None:
+    ends = [f"bp{os.getpid()}{name}" for name in "ab"]
+    for space in spaces:
+        _ip("netns", "add", space)
+    _ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+    for space, end, address in zip(spaces, ends, ADDRESSES, strict=True):
+        _ip("link", "set", end, "netns", space, "name", INTERFACE)
+        _ip("-n", space, "addr", "add", f"{address}/24", "dev", INTERFACE)
+        for link in ("lo", INTERFACE):
+            _ip("-n", space, "link", "set", link, "up")
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)

@@ -1,5 +1,6 @@
 """Which checkpoints a run keeps, and when it saves. Oracle: the run's own metrics and clock."""
 
+import json
 import sys
 import time
 from itertools import pairwise
@@ -22,13 +23,18 @@ def kept(folder: Path) -> list[int]:
 
 
 def test_the_best_and_every_third_stay_beside_the_newest(tmp_path):
-    # A learning rate that ruins the model, so that the first evaluation is the best.
+    # What is learned contradicts what is held out, so that the first evaluation is the best.
+    for name, letters in (("learned", "abc"), ("held-out", "xyz")):
+        rows = [{"prompt": f"{n}: ", "completion": letters * 20} for n in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = run(
         2,
         tmp_path / "run",
+        f"data={{path: {tmp_path}/learned.jsonl, max_length: 128}}",
+        f"eval={{path: {tmp_path}/held-out.jsonl}}",
         "train.steps=8",
         "train.evaluate_every=2",
-        "optimizer={learning_rate: 3.0, warmup_steps: 0, schedule: constant}",
+        "optimizer={learning_rate: 0.01, warmup_steps: 0, schedule: constant}",
         "checkpoint={every: 1, keep: 1, keep_best: true, keep_every: 3}",
     )
 

@@ -1,4 +1,4 @@
-"""Real launches over ssh between two nodes. Oracles: one node, and the kernel's counter of bytes."""
+"""Real launches over ssh between two nodes. Oracles: one node, the kernel's counter of bytes."""
 
 import json
 import time

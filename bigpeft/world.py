@@ -94,6 +94,11 @@ def announce(world: World) -> None:
         os.environ.setdefault(name, str(value))
 
 
+def meeting_place() -> str:
+    """The address of the first rank's node, once `announce` has written it."""
+    return os.environ["MASTER_ADDR"]
+
+
 def pin_threads(threads: int | None) -> None:
     """Ask libraries for this many CPU threads per process unless the user already chose."""
     if threads is not None:

@@ -110,8 +110,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def join(rank: int, size: int, port: int) -> None:
-    """Make this process a rank of a group on this machine."""
+def announce_rank(rank: int, size: int, port: int) -> None:
+    """Tell this process, as a launcher would, that it is a rank of a group on this machine."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -122,6 +122,11 @@ def join(rank: int, size: int, port: int) -> None:
         DS_ACCELERATOR="cpu",
         OMP_NUM_THREADS="1",
     )
+
+
+def join(rank: int, size: int, port: int) -> None:
+    """Make this process a rank of a group on this machine."""
+    announce_rank(rank, size, port)
     from bigpeft.train.engine import join_processes
     from bigpeft.world import read_world
 

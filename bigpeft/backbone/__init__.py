@@ -17,6 +17,7 @@ from bigpeft.backbone.sources import (
     WeightSource,
     open_folder,
 )
+from bigpeft.backbone.stopwatch import Stopwatch
 
 __all__ = [
     "Fingerprint",
@@ -27,6 +28,7 @@ __all__ = [
     "RandomWeights",
     "Readers",
     "SafetensorsFolder",
+    "Stopwatch",
     "Verified",
     "WeightSource",
     "Whole",

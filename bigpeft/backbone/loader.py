@@ -7,7 +7,7 @@ three tensors. The readers are all ranks of the world, or, where nothing shall c
 those of each node.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -59,10 +59,10 @@ class Loader:
         self._device, self._dtype, self._starts = device, dtype, starts
         self._readers = readers or Readers.of_world()
 
-    def fill(self, model: PreTrainedModel) -> Fingerprint:
+    def fill(self, model: PreTrainedModel, moved: Callable[[], None] = lambda: None) -> Fingerprint:
         """Load every tensor of the model and cut it; returns which model it turned out to be.
 
-        The same error is raised on all ranks.
+        `moved` is called after each round. The same error is raised on all ranks.
         """
         rebuild_buffers(model, self._device)
         slots = fill_slots(model, self._source.shapes())
@@ -78,6 +78,7 @@ class Loader:
                 for owner, slot in enumerate(slots_of_round):
                     self._send(slot, owner, mine if owner == self._readers.place else None)
                 del mine
+                moved()
         for parameter in model.parameters():
             self._partition.keep(parameter)
         digests = _gathered(self._source.digests)

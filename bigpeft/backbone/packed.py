@@ -6,6 +6,7 @@ where ZeRO-3 has gathered it a second time.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from bigpeft.quant import Codec
 class PackedWeight(nn.Module):
     """A frozen W (out_features, in_features) as bytes, and its product.
 
-    Kept on the meta device until the loader fills `packed`, uint8 (codec.nbytes(shape),).
+    Kept on the meta device until the loader fills `packed`, uint8 (codec.nbytes(shape),). `around`
+    is entered for each product, forward or backward.
     """
 
     def __init__(self, codec: Codec, shape: tuple[int, int]) -> None:
@@ -28,6 +30,7 @@ class PackedWeight(nn.Module):
         empty = torch.empty(nbytes, dtype=torch.uint8, device="meta")
         self.packed = nn.Parameter(empty, requires_grad=False)
         self.on_read: Callable[[], None] | None = None
+        self.around: AbstractContextManager[object] = nullcontext()
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """W in this dtype, made anew at each call from the gathered bytes."""
@@ -44,9 +47,11 @@ class _PackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: PackedWeight) -> Tensor:
         ctx.weight = weight
-        return x @ weight.dense(x.dtype).t()
+        with weight.around:
+            return x @ weight.dense(x.dtype).t()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        return grad @ ctx.weight.dense(grad.dtype), None
+        with ctx.weight.around:
+            return grad @ ctx.weight.dense(grad.dtype), None

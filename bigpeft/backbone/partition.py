@@ -4,6 +4,7 @@
 distributed, so its two steps after the broadcast are called here alone.
 """
 
+from datetime import timedelta
 from typing import Any, Protocol
 
 import deepspeed
@@ -46,15 +47,18 @@ class ZeroThree:
         parameter.partition()  # type: ignore[attr-defined]
 
 
-def node_group(size: int) -> dist.ProcessGroup | None:
-    """The group of `size` neighbouring ranks that this rank belongs to; None for the world."""
+def node_group(size: int, timeout: timedelta | None = None) -> dist.ProcessGroup | None:
+    """The group of `size` neighbouring ranks that this rank belongs to; None for the world.
+
+    `timeout` is that of its collectives, torch's own if None.
+    """
     world = dist.get_world_size()
     if size == world:
         return None
     mine = None
     for first in range(0, world, size):
         ranks = list(range(first, first + size))
-        group = dist.new_group(ranks)
+        group = dist.new_group(ranks, timeout)
         if isinstance(group, dist.ProcessGroup) and dist.get_rank() in ranks:
             mine = group
     return mine

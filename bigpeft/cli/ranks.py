@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bigpeft.cli.failure import speaks_first
 from bigpeft.errors import EXIT_BUG, EXIT_USER, UserError
+from bigpeft.train.speaks_first import speaks_first
 from bigpeft.world import World, pin_threads, read_world
 
 if TYPE_CHECKING:

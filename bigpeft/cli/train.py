@@ -2,12 +2,11 @@
 
 import argparse
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bigpeft.cli.failure import speaks_first
 from bigpeft.errors import (
     EXIT_BUG,
     EXIT_DONE,
@@ -18,6 +17,10 @@ from bigpeft.errors import (
     UserError,
 )
 from bigpeft.world import World, pin_threads, read_world
+
+if TYPE_CHECKING:
+    from bigpeft.train.terminal import Terminal
+    from bigpeft.train.watch import Watch
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,33 +36,36 @@ def main(arguments: Sequence[str]) -> int:
     pin_threads(_threads(world))
 
     from bigpeft.train.terminal import Terminal
+    from bigpeft.train.watch import Watch
 
     terminal = Terminal(speaks=world.is_first)
+    watch = Watch(world, terminal)
     try:
-        _run(options.recipe, options.overrides, world, terminal)
+        _run(options.recipe, options.overrides, world, terminal, watch)
     except UserError as error:
-        if speaks_first(world):
-            terminal.shout(str(error))
-        code = EXIT_USER
+        watch.fail(str(error), EXIT_USER)
     except StoppedEarly as stop:
         terminal.say(f"{stop}; checkpoint.resume=auto goes on")
         code = EXIT_RESUMABLE
     except KeyboardInterrupt:
-        terminal.say("interrupted; checkpoint.resume=auto goes on from the last checkpoint")
-        code = EXIT_INTERRUPTED
-    except Exception:
-        if speaks_first(world):
-            terminal.shout(f"rank {world.rank} on {world.host}:\n{traceback.format_exc()}")
-        code = EXIT_BUG
+        text = "interrupted; checkpoint.resume=auto goes on from the last checkpoint"
+        watch.fail(text, EXIT_INTERRUPTED)
+    except Exception as error:
+        where = f"rank {world.rank} on {world.host}, in: {watch.pulse.doing}"
+        watch.fail(f"{where}\n{traceback.format_exc()}", EXIT_BUG, error)
     else:
         code = EXIT_DONE
     terminal.close()
-    if code not in (EXIT_DONE, EXIT_RESUMABLE):
-        _leave_now(code)
     return code
 
 
-def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
+def _run(
+    recipe: Path,
+    overrides: Sequence[str],
+    world: World,
+    terminal: "Terminal",
+    watch: "Watch",
+) -> None:
     from bigpeft.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -68,20 +74,22 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
     from bigpeft.train.run import train
 
     try:
-        run = train(loaded, world, terminal)
+        run = train(loaded, world, terminal, watch)
         folder, backbone = Path(loaded.run.folder) / "adapter", run.backbone
         save_adapter(
             folder, backbone.trained, run.plan, run.engine, backbone.base, backbone.started_from
         )
     except StoppedEarly:
+        watch.stop()
         leave_processes()
         _report(loaded.run.folder, world, terminal)
         raise
+    watch.stop()
     leave_processes()
     _report(loaded.run.folder, world, terminal)
 
 
-def _report(folder: str, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
+def _report(folder: str, world: World, terminal: "Terminal") -> None:
     """The page of the run, from the first rank; without it the run is no worse."""
     if not world.is_first:
         return
@@ -97,10 +105,3 @@ def _report(folder: str, world: World, terminal: "Terminal") -> None:  # type: i
 def _threads(world: World) -> int:
     """An equal share of this machine's cores, unless OMP_NUM_THREADS says otherwise."""
     return max(1, (os.cpu_count() or 1) // max(1, world.local_size))
-
-
-def _leave_now(code: int) -> None:
-    """Leave without waiting for collectives that other ranks may never join."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -150,6 +150,10 @@ class Train(Section):
     activation_checkpointing: bool = Field(
         False, description="recompute each block in the backward pass instead of keeping it"
     )
+    timeout: PositiveFloat = Field(
+        1800.0,
+        description="seconds in which no rank moves before all end, naming the one that is stuck",
+    )
 
     @model_validator(mode="after")
     def _has_a_length(self) -> "Train":

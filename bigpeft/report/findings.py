@@ -102,6 +102,11 @@ def _restarts(record: Record) -> list[str]:
     return [f"The run was started again {often}, at step {', '.join(steps)}."]
 
 
+def _straggler(record: Record) -> list[str]:
+    told = record.status and record.status.straggler
+    return [f"{told[0].upper()}{told[1:]}."] if told else []
+
+
 def _trackers(record: Record) -> list[str]:
     return [
         f"The tracker {name} gave up: {reason or 'no reason is known'}."
@@ -116,6 +121,7 @@ _LOOKS: tuple[Callable[[Record], list[str]], ...] = (
     _gradients,
     _held_out,
     _rows,
+    _straggler,
     _trackers,
     _restarts,
 )

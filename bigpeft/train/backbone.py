@@ -7,7 +7,14 @@ from typing import Literal
 
 import torch
 
-from bigpeft.backbone import Fingerprint, Loader, PackedMeter, WeightSource, through_cache
+from bigpeft.backbone import (
+    Fingerprint,
+    Loader,
+    PackedMeter,
+    Stopwatch,
+    WeightSource,
+    through_cache,
+)
 from bigpeft.methods import LinearMethod, Method
 from bigpeft.placement import Trained, start, starters, trained
 from bigpeft.plan import Plan, codec_of
@@ -23,6 +30,7 @@ class Backbone:
     """
 
     meter: PackedMeter
+    stopwatch: Stopwatch
     trained: list[Trained]
     base: Fingerprint
     started_from: Literal["dense", "image"]
@@ -48,16 +56,23 @@ def open_backbone(plan: Plan, say: Callable[[str], None]) -> WeightSource:
     return through_cache(plan.model, source, plan.folder, Path(cache), codec, say)
 
 
-def load_backbone(plan: Plan, source: WeightSource, device: torch.device) -> Backbone:
-    """Fill `plan.model` in place."""
+def load_backbone(
+    plan: Plan,
+    source: WeightSource,
+    device: torch.device,
+    moved: Callable[[], None] = lambda: None,
+) -> Backbone:
+    """Fill `plan.model` in place; `moved` is called whenever some of it is."""
     start(plan.seated, plan.recipe.run.seed, device, plan.dtype)
     starts = starters(plan.model, plan.seated)
     partition, readers = make_partition(plan), make_readers(plan)
-    base = Loader(source, partition, device, plan.dtype, starts, readers).fill(plan.model)
+    loader = Loader(source, partition, device, plan.dtype, starts, readers)
+    base = loader.fill(plan.model, moved)
     plan.model.train()
     torch.manual_seed(plan.recipe.run.seed * 1_000_003 + plan.world.rank)
     return Backbone(
         meter=PackedMeter(plan.model),
+        stopwatch=Stopwatch(plan.model),
         trained=trained(plan.model, plan.seated),
         base=base,
         started_from=seen_by(starts.values(), source),

@@ -1,5 +1,7 @@
 """The DeepSpeed engine: processes, partition, optimizer; the one place that knows its corners."""
 
+import os
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -16,15 +18,26 @@ from bigpeft.plan import Plan
 from bigpeft.world import World, announce
 
 
-def join_processes(world: World) -> torch.device:
-    """Join the process group; returns this rank's device."""
+def join_processes(world: World, patience: float = 1800.0) -> torch.device:
+    """Join the process group; returns this rank's device.
+
+    No rank may move for `patience`, in seconds, before a watch ends them all.
+    """
     announce(world)
     _use_no_compiled_collectives()
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it would end the watch too
     accelerator().set_device(world.local_rank)
     deepspeed.init_distributed(
-        dist_backend=accelerator().communication_backend_name(), auto_mpi_discovery=False
+        dist_backend=accelerator().communication_backend_name(),
+        auto_mpi_discovery=False,
+        timeout=_longer_than(patience),
     )
     return torch.device(accelerator().device_name(world.local_rank))
+
+
+def _longer_than(patience: float) -> timedelta:
+    """How long a collective may last: the watch speaks first."""
+    return timedelta(seconds=2 * patience)
 
 
 def _use_no_compiled_collectives() -> None:
@@ -50,7 +63,7 @@ def make_partition(plan: Plan) -> Partition:
         return Whole()
     if plan.recipe.sharding.group == "auto":
         _refuse_unlike_groups(plan)
-    return ZeroThree(plan.ds_config, node_group(plan.group_size))
+    return ZeroThree(plan.ds_config, _group_of(plan, plan.group_size))
 
 
 def _refuse_unlike_groups(plan: Plan) -> None:
@@ -70,7 +83,11 @@ def make_readers(plan: Plan) -> Readers:
     size = plan.world.local_size
     if plan.recipe.sharding.readers == "world" or size == plan.world.size:
         return Readers.of_world()
-    return Readers(plan.world.rank % size, size, node_group(size))
+    return Readers(plan.world.rank % size, size, _group_of(plan, size))
+
+
+def _group_of(plan: Plan, size: int) -> dist.ProcessGroup | None:
+    return node_group(size, _longer_than(plan.recipe.train.timeout))
 
 
 def build_engine(model: PreTrainedModel, trained: list[Trained], plan: Plan) -> Engine:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,12 @@ class Progress:
         rate: float,
         seconds: float,
         waited: float,
+        slowest: Mapping[str, Any],
         result: Result | None,
     ) -> None:
-        """One finished optimizer step; `waited` of its `seconds` were spent on the batch."""
+        """One finished optimizer step; `waited` of its `seconds` were spent on the batch, and
+        `slowest` has the columns about the slowest rank.
+        """
         memory = peak_memory()
         row: dict[str, Any] = {
             "step": step,
@@ -79,6 +83,7 @@ class Progress:
             "seconds": round(seconds, 4),
             "waiting_seconds": round(waited, 4),
             "memory_bytes": memory,
+            **slowest,
         }
         if record.penalty is not None:
             row["penalty"] = record.penalty

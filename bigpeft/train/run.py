@@ -19,6 +19,7 @@ from bigpeft.train.folder import describe_run, end_at, open_run
 from bigpeft.train.inputs import read_inputs
 from bigpeft.train.judge import Judge
 from bigpeft.train.kept_apart import refuse_leaks
+from bigpeft.train.pace import Pace
 from bigpeft.train.progress import Progress, total_steps
 from bigpeft.train.saving import Position, Saver
 from bigpeft.train.schedule import Schedule
@@ -26,8 +27,9 @@ from bigpeft.train.source import MicroBatches, make_batches
 from bigpeft.train.start_from import start_from
 from bigpeft.train.step import train_step
 from bigpeft.train.stops import Stops
-from bigpeft.train.terminal import Terminal
+from bigpeft.train.terminal import Terminal, log_of
 from bigpeft.train.tracking import Tracking
+from bigpeft.train.watch import Watch
 from bigpeft.world import World
 
 
@@ -45,23 +47,31 @@ class Finished:
         return self.backbone.trained
 
 
-def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
-    """Run a recipe to its end. Raises UserError, or StoppedEarly after a save."""
+def train(recipe: Recipe, world: World, terminal: Terminal, watch: Watch | None = None) -> Finished:
+    """Run a recipe to its end. Raises UserError, or StoppedEarly after a save.
+
+    `watch` ends all ranks when one cannot go on; without it they wait as long as torch does.
+    """
     plan = make_plan(recipe, world)
     folder = Path(recipe.run.folder)
     with (
         open_run(folder, recipe.checkpoint.resume != "never", world),
         Tracking(recipe.tracking, folder, world.is_first, terminal.say) as tracking,
     ):
-        return _train(plan, folder, terminal, tracking)
+        return _train(plan, folder, terminal, tracking, watch or Watch(World(), terminal))
 
 
-def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> Finished:
-    recipe, world = plan.recipe, plan.world
-    terminal.send_notices_to(folder / "run.log")
+def _train(
+    plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking, watch: Watch
+) -> Finished:
+    recipe, world, pulse = plan.recipe, plan.world, watch.pulse
+    terminal.send_notices_to(log_of(folder, world.rank))
     weights = open_backbone(plan, terminal.say)
     inputs = read_inputs(plan, folder, terminal.say, terminal.bars)
-    device = join_processes(world)
+    pulse.begins("joining the other ranks")
+    device = join_processes(world, recipe.train.timeout)
+    watch.start(folder, recipe.train.timeout)
+    pulse.begins("finding the checkpoint and the rows to start from")
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)
     batches = make_batches(inputs, plan, start)
@@ -71,7 +81,10 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     terminal.say(describe(plan, batches, steps))
     expected = expect(plan, terminal.say) if world.is_first else None
 
-    backbone = load_backbone(plan, weights, device)
+    pulse.begins("loading weights")
+    backbone = load_backbone(plan, weights, device, pulse.moved)
+    pulse.counts(lambda: backbone.stopwatch.count)
+    pulse.begins("getting ready for the first step")
     engine = build_engine(plan.model, backbone.trained, plan)
     start_from(plan, engine, backbone, found is not None, terminal.say)
     saver = Saver(folder / "checkpoints", plan, engine, backbone, found, terminal.say)
@@ -83,14 +96,17 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     for remark in (*backbone.remarks(), *adapters.remarks()):
         terminal.say(remark)
     progress = Progress(folder, terminal, engine, backbone.meter, steps, done)
+    pace = Pace(backbone.stopwatch, world, device)
     tracking.start(done)
     judge = Judge(plan, engine, inputs, folder, done)
     if not done:
+        pulse.begins("the evaluation before the first step")
         progress.before(judge.before())
 
     save_times = SaveTimes(recipe.checkpoint.every, device)
     with Stops(folder, device) as stops:
         for step in range(done, done if judge.is_satisfied else steps):
+            pulse.begins(f"step {step + 1}")
             started = time.monotonic()
             micro_batches = next(coming)
             waited = time.monotonic() - started
@@ -99,13 +115,16 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
                 record = train_step(engine, adapters, micro_batches, step + 1)
             seconds = time.monotonic() - started
             adapters.after_step(step + 1)
+            slowest = pace.of_step()
+            pulse.begins(f"what follows step {step + 1}")
             result = judge.after(step + 1, last=step + 1 == steps)
             last = step + 1 == steps or judge.is_satisfied
-            progress.after(step + 1, record, rate, seconds, waited, result)
+            progress.after(step + 1, record, rate, seconds, waited, slowest, result)
             tracking.look()
             told = stops.agreed()
             stopping = (told is not None or step + 1 == recipe.train.stop_after) and not last
             if save_times.due(step + 1) or stopping or last:
+                pulse.begins(f"saving step {step + 1}")
                 saver.save(step + 1, result, batches.position)
                 save_times.saved()
             saver.look()
@@ -117,6 +136,7 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
             if last:
                 break
 
+    pulse.begins("what follows the last step")
     saver.finish()
     judge.finish()
     if judge.is_satisfied:

@@ -12,6 +12,7 @@ from bigpeft.checkpoint import find, step_of
 from bigpeft.errors import CheckpointError, FileError
 from bigpeft.train.folder import LOCK, RUN
 from bigpeft.train.metrics import read_rows
+from bigpeft.train.pace import straggler
 
 State = Literal["running", "finished", "stopped", "interrupted"]
 _RECENT = 20
@@ -22,8 +23,8 @@ class Status:
     """`stopped` goes on without a loss, `interrupted` repeats the steps after its checkpoint.
 
     Ages and `seconds_left` in seconds. `checkpoint` is the newest that verifies, `damaged` tells of
-    newer ones. `loss` and what belongs to steps is None before the first one, and where a converted
-    checkpoint is all there is.
+    newer ones, `straggler` of a rank that holds up the others. `loss` and what belongs to steps is
+    None before the first one, and where a converted checkpoint is all there is.
     """
 
     state: State
@@ -35,6 +36,7 @@ class Status:
     checkpoint: str | None
     checkpoint_age: float | None
     damaged: tuple[str, ...]
+    straggler: str | None
 
 
 def read_status(folder: Path) -> Status:
@@ -66,6 +68,7 @@ def read_status(folder: Path) -> Status:
         checkpoint=checkpoint.name if checkpoint else None,
         checkpoint_age=time.time() - checkpoint.stat().st_mtime if checkpoint else None,
         damaged=tuple(damaged),
+        straggler=straggler(rows),
     )
 
 

@@ -13,6 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 PLAIN_LINES = 12
 
 
+def log_of(folder: Path, rank: int) -> Path:
+    """Where a run's notices of this rank are: the first rank's are the run's own."""
+    return folder / "run.log" if rank == 0 else folder / "logs" / f"rank-{rank}.log"
+
+
 class Terminal:
     """The real standard output, kept for the user while the process writes to run.log.
 
@@ -29,7 +34,8 @@ class Terminal:
         _redirect(self._early.fileno())
 
     def send_notices_to(self, path: Path) -> None:
-        """From now on everything printed by libraries, all ranks, goes to this file."""
+        """From now on everything that libraries print goes to this file, which is made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         _redirect(log)
         self._early.seek(0)

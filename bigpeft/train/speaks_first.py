@@ -8,7 +8,7 @@ from pathlib import Path
 from bigpeft.world import World
 
 _RECENT = 120.0
-_TIME_TO_SPEAK = 2.0
+TIME_TO_SPEAK = 2.0
 
 
 def speaks_first(world: World) -> bool:
@@ -25,7 +25,7 @@ def speaks_first(world: World) -> bool:
     try:
         os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        time.sleep(_TIME_TO_SPEAK)
+        time.sleep(TIME_TO_SPEAK)
         return False
     return True
 

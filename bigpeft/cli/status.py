@@ -29,6 +29,8 @@ def status(
         )
     if found.seconds_left is not None:
         typer.echo(f"about {timedelta(seconds=round(found.seconds_left))} left")
+    if found.failure is not None:
+        typer.echo(found.failure)
     if found.straggler is not None:
         typer.echo(found.straggler)
     for reason in found.damaged:

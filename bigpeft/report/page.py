@@ -64,7 +64,7 @@ def series_of_evaluations(record: Record) -> dict[int, float]:
 
 
 def _notices(record: Record) -> list[str]:
-    """Lines of run.log that speak of trouble, each once."""
+    """Lines of the logs that speak of trouble, each once."""
     told = [line for line in record.log if any(word in line.lower() for word in _NOTICE)]
     return list(dict.fromkeys(told))[-_MOST_NOTICES:]
 

@@ -91,7 +91,7 @@ def read_record(folder: Path) -> Record:
         evaluation=read("eval.json"),
         samples=_lines(folder / "samples.jsonl"),
         checkpoints=_checkpoints(folder / "checkpoints", status),
-        log=_text(folder / "run.log").splitlines(),
+        log=[line for log in _logs(folder) for line in _text(log).splitlines()],
         tracker_errors={
             path.stem: _text(path).strip() for path in sorted(folder.glob("tracking/*.error"))
         },
@@ -102,6 +102,11 @@ def read_record(folder: Path) -> Record:
 def _kind(value: Any, kind: type) -> Any:
     """The value, or an empty one where it is of another kind."""
     return value if isinstance(value, kind) else kind()
+
+
+def _logs(folder: Path) -> list[Path]:
+    """Of all ranks, the first rank's first."""
+    return [folder / "run.log", *sorted(folder.glob("logs/*.log"))]
 
 
 def _text(path: Path) -> str:

@@ -18,6 +18,7 @@ from bigpeft.errors import FileError
 from bigpeft.plan import Plan
 from bigpeft.recipe import dump_recipe
 from bigpeft.train.metrics import read_rows
+from bigpeft.train.watch.ending import FAILURE
 from bigpeft.world import World
 
 LOCK, RUN = "lock", "run.json"
@@ -74,8 +75,10 @@ def _take(lock: TextIO, folder: Path) -> None:
 def describe_run(folder: Path, plan: Plan, steps: int, done: int) -> None:
     """Write recipe.yaml (resolved), run.json, ds_config.json and environment.json.
 
-    Earlier starts of the same run stay in run.json; `done` steps were made in them.
+    Earlier starts of the same run stay in run.json; `done` steps were made in them. What ended the
+    last one is forgotten.
     """
+    (folder / FAILURE).unlink(missing_ok=True)
     start = {"step": done, "time": time.time(), "world_size": plan.world.size}
     starts = [*_starts(folder), start]
     write_json(folder / RUN, {"steps": steps, "starts": starts, "plan": planned(plan)})

@@ -13,6 +13,7 @@ from bigpeft.errors import CheckpointError, FileError
 from bigpeft.train.folder import LOCK, RUN
 from bigpeft.train.metrics import read_rows
 from bigpeft.train.pace import straggler
+from bigpeft.train.watch.ending import FAILURE
 
 State = Literal["running", "finished", "stopped", "interrupted"]
 _RECENT = 20
@@ -23,8 +24,9 @@ class Status:
     """`stopped` goes on without a loss, `interrupted` repeats the steps after its checkpoint.
 
     Ages and `seconds_left` in seconds. `checkpoint` is the newest that verifies, `damaged` tells of
-    newer ones, `straggler` of a rank that holds up the others. `loss` and what belongs to steps is
-    None before the first one, and where a converted checkpoint is all there is.
+    newer ones, `straggler` of a rank that holds up the others, `failure` of what a rank ended the
+    run with. `loss` and what belongs to steps is None before the first one, and where a converted
+    checkpoint is all there is.
     """
 
     state: State
@@ -37,6 +39,7 @@ class Status:
     checkpoint_age: float | None
     damaged: tuple[str, ...]
     straggler: str | None
+    failure: str | None
 
 
 def read_status(folder: Path) -> Status:
@@ -69,6 +72,7 @@ def read_status(folder: Path) -> Status:
         checkpoint_age=time.time() - checkpoint.stat().st_mtime if checkpoint else None,
         damaged=tuple(damaged),
         straggler=straggler(rows),
+        failure=_failure(folder / FAILURE),
     )
 
 
@@ -92,6 +96,13 @@ def _newest_whole(root: Path, damaged: list[str]) -> Path | None:
     try:
         return find(root, "auto", damaged.append)
     except CheckpointError:
+        return None
+
+
+def _failure(file: Path) -> str | None:
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
         return None
 
 

@@ -13,6 +13,7 @@ from bigpeft.checkpoint import step_of
 from bigpeft.checkpoint.adapter import DESCRIPTION, read_adapter
 from bigpeft.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RESUMABLE, EXIT_USER, FileError
 from bigpeft.train.status import State, read_status
+from bigpeft.train.watch.ending import FAILURE
 
 
 @dataclass(frozen=True)
@@ -20,25 +21,30 @@ class Standing:
     """What a run folder holds at one moment; two of them tell what a start has brought.
 
     `saved` is the step of `checkpoint`, the newest that verifies; `adapter` the time of a whole
-    one, which is the last thing that a run writes.
+    one, which is the last thing that a run writes, and `failure` that of the message of a rank that
+    ended all.
     """
 
     state: State | None
     checkpoint: str | None
     saved: int
     adapter: int | None
+    failure: int | None
 
     @classmethod
     def of(cls, folder: Path) -> "Standing":
         """Read a folder, in which no run need have been yet."""
-        state = checkpoint = adapter = None
+        state = checkpoint = adapter = failure = None
         with suppress(FileError):
             found = read_status(folder)
             state, checkpoint = found.state, found.checkpoint
         with suppress(FileError):
             read_adapter(folder / "adapter")
             adapter = (folder / "adapter" / DESCRIPTION).stat().st_mtime_ns
-        return cls(state, checkpoint, step_of(Path(checkpoint)) if checkpoint else 0, adapter)
+        with suppress(FileNotFoundError):
+            failure = (folder / FAILURE).stat().st_mtime_ns
+        saved = step_of(Path(checkpoint)) if checkpoint else 0
+        return cls(state, checkpoint, saved, adapter, failure)
 
 
 def final_code(
@@ -56,6 +62,8 @@ def final_code(
         return EXIT_INTERRUPTED
     if code == EXIT_USER:
         return EXIT_USER
+    if now.failure not in (None, before.failure):
+        return None
     stopped = now.state == "stopped" and now.saved > before.saved
     witnesses = [told, stopped, code == EXIT_RESUMABLE]  # one alone may be wrong
     return EXIT_RESUMABLE if witnesses.count(True) >= 2 else None

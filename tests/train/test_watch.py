@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from bigpeft.cli import app
 from bigpeft.cli.train import main
 from bigpeft.errors import DataError
 from bigpeft.train.metrics import read_rows
+from bigpeft.train.verdict import Standing, final_code
 from tests.worlds import announce_rank, free_port
 
 PATIENCE = 40
@@ -74,7 +75,7 @@ def play(rank: int, port: int, folder: Path, case: Case) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: misbehave(case.what))
     overrides = [f"run.folder={folder / 'run'}", f"train.timeout={PATIENCE}", "eval=null"]
     overrides.append(f"train.steps={SLOW_STEPS if case.what == 'slow' else 100000}")
-    overrides.append(f"checkpoint.every={2 if case.saved else 99999}")
+    overrides.append(f"checkpoint.every={1 if case.saved else 99999}")
     sys.exit(main(["--recipe", "recipes/debug.yaml", *overrides]))
 
 
@@ -167,6 +168,21 @@ def test_who_is_gone_is_told_with_its_last_lines_and_the_way_on(outcomes, name):
     lines = (outcome.folder / log).read_text().splitlines()
     assert f"the end of {outcome.folder / log}:\n" in outcome.message
     assert any(line.strip() and f"    {line}\n" in outcome.message for line in lines)
+
+
+def test_what_ended_a_run_is_in_its_status_and_a_crash_for_whoever_starts_it_again(outcomes):
+    code, outcome = outcomes["stuck"].codes[0], outcomes["stuck"]
+
+    said = CliRunner().invoke(app, ["status", str(outcome.folder)]).output
+    assert f"rank 1 on {os.uname().nodename}: has not moved" in said
+    before, now = Standing(None, None, 0, None, None), Standing.of(outcome.folder)
+    assert final_code(code, before, now, told=False, interrupted=False) is None
+    assert (
+        final_code(
+            code, before, replace(now, state="stopped", failure=None), told=False, interrupted=False
+        )
+        == code
+    )
 
 
 def test_the_slowest_rank_of_each_step_is_in_the_metrics_and_the_status_names_it(outcomes):

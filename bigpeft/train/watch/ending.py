@@ -10,6 +10,9 @@ from bigpeft.train.terminal import log_of
 from bigpeft.train.watch.pulse import Beat
 from bigpeft.train.watch.ward import Finding
 
+FAILURE = "failure.txt"
+"""In the run folder: the message that the last start ended with."""
+
 _LINES = 5
 _TAIL = 4096
 

@@ -4,12 +4,13 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bigpeft.train.speaks_first import TIME_TO_SPEAK, speaks_first
 from bigpeft.train.terminal import Terminal
-from bigpeft.train.watch.ending import Ending, ending_of
+from bigpeft.train.watch.ending import FAILURE, Ending, ending_of
 from bigpeft.train.watch.pulse import Beat, Pulse
 from bigpeft.train.watch.ward import Finding, Ward
 from bigpeft.world import World
@@ -117,6 +118,8 @@ class Watch:
         threading.Timer(_TIME_TO_LEAVE, os._exit, (ending.code,)).start()
         if ending.speaker == self._world.rank:
             self._terminal.shout(ending.text)
+            with suppress(OSError):
+                (self._folder / FAILURE).write_text(f"{ending.text}\n")
         time.sleep(TIME_TO_SPEAK)
         _exit(self._terminal, ending.code)
 

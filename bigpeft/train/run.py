@@ -11,6 +11,7 @@ from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
+from bigpeft.train.alike import refuse_unlike_ranks
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.due import SaveTimes
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
@@ -59,9 +60,10 @@ def train(recipe: Recipe, world: World, terminal: Terminal) -> Finished:
 def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> Finished:
     recipe, world = plan.recipe, plan.world
     terminal.send_notices_to(folder / "run.log")
+    device = join_processes(world)
+    refuse_unlike_ranks(plan, folder)
     weights = open_backbone(plan, terminal.say)
     inputs = read_inputs(plan, folder, terminal.say, terminal.bars)
-    device = join_processes(world)
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)
     batches = make_batches(inputs, plan, start)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,8 +74,7 @@ class Nodes:
     @contextmanager
     def mounted(self, node: int, *words: object) -> Iterator[None]:
         """`mount WORDS` on one node (0 or 1), seen by what its sshd starts; the last is where."""
-        pid = (self.folder / f"sshd-{ADDRESSES[node]}.pid").read_text().strip()
-        inside = ["nsenter", "--target", pid, "--mount"]
+        inside = ["nsenter", "--target", _sshd(self.folder, node), "--mount"]
         subprocess.run([*inside, "mount", *map(str, words)], check=True)
         try:
             yield
@@ -127,12 +127,23 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
             config.write_text(_SSHD.format(port=SSH_PORT, address=address, folder=folder))
             words = _words_on(nodes.spaces, number, "/usr/sbin/sshd", "-f", config)
             subprocess.run(words, check=True, capture_output=True)
+            _sshd(folder, number)
         yield nodes
     finally:
         for number, space in enumerate(nodes.spaces):
             with suppress(subprocess.CalledProcessError):
                 nodes.kill(number)
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+
+def _sshd(folder: Path, node: int) -> str:
+    """Its process id, once it listens."""
+    file, end = folder / f"sshd-{ADDRESSES[node]}.pid", time.monotonic() + 60
+    while not (file.exists() and file.read_text().strip()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"no sshd at {ADDRESSES[node]}")
+        time.sleep(0.01)
+    return file.read_text().strip()
 
 
 def _words_on(spaces: tuple[str, str], node: int, *command: object) -> list[str]:

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(options.recipe, options.overrides, world, terminal)
     except UserError as error:
+        _tell_other_nodes(error, world)
         if speaks_first(world):
             terminal.shout(str(error))
         code = EXIT_USER
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         terminal.say("interrupted; checkpoint.resume=auto goes on from the last checkpoint")
         code = EXIT_INTERRUPTED
-    except Exception:
+    except Exception as error:
+        _tell_other_nodes(error, world)
         if speaks_first(world):
             terminal.shout(f"rank {world.rank} on {world.host}:\n{traceback.format_exc()}")
         code = EXIT_BUG
@@ -79,6 +81,13 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
         raise
     leave_processes()
     _report(loaded.run.folder, world, terminal)
+
+
+def _tell_other_nodes(error: Exception, world: World) -> None:
+    if world.local_size < world.size:
+        from bigpeft.train.meeting import tell_other_nodes
+
+        tell_other_nodes(error, world)
 
 
 def _report(folder: str, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -1,4 +1,4 @@
-"""Whether all ranks run the same program and share the run folder, asked before weights are read."""
+"""Whether all ranks run the same program in one run folder, asked before weights are read."""
 
 import hashlib
 import platform
@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as dist
 
 from bigpeft.errors import FileError, RecipeError, UserError
 from bigpeft.plan import Plan
 from bigpeft.recipe import dump_recipe
 from bigpeft.train.folder import versions
+from bigpeft.train.meeting import meet
 from bigpeft.train.program import digest_of_code
 from bigpeft.world import World
 
@@ -45,9 +43,9 @@ def refuse_unlike_ranks(plan: Plan, folder: Path) -> None:
     if world.size == 1:
         return
     with _mark(folder, world) as mark:
-        marks, ran = zip(*_gathered((mark, _of_this_rank(plan)), world), strict=True)
+        marks, ran = zip(*meet((mark, _of_this_rank(plan)), world), strict=True)
         refuse_unlike(ran)
-        sees = _gathered(_appears(folder / marks[0]), world)
+        sees = meet(_appears(folder / marks[0]), world)
     apart = dict.fromkeys(each.host for each, seen in zip(ran, sees, strict=True) if not seen)
     if apart:
         raise FileError(
@@ -111,12 +109,6 @@ def _versions(other: Ran, first: Ran) -> str:
         for name, version in first.versions.items()
         if version != other.versions.get(name)
     )
-
-
-def _gathered(mine: Any, world: World) -> list[Any]:
-    found: list[Any] = [None] * world.size
-    dist.all_gather_object(found, mine)
-    return found
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def other_code(tmp_path: Path) -> Path:
 
 
 def _ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     return process.returncode, said
 
 
@@ -125,6 +125,7 @@ def test_faults_of_one_node_are_named_with_their_fixes_on_one_page(
 
 
 LISTEN = """
+import socket
 with socket.socket() as other:
     other.bind(("", 0))
     other.listen()
@@ -133,27 +134,36 @@ with socket.socket() as other:
 """
 
 
-def _refused(nodes: Nodes, folder: Path) -> str:
-    """What a run says that ends before its model is there."""
-    code, said = _ended(nodes.launch(1, f"run.folder={folder}"))
-    assert code == 2, said
-    assert "Traceback" not in said
+def _refused(nodes: Nodes, folder: Path) -> tuple[str, str]:
+    """What the ranks of a run say, one on each node, that ends before its model is there."""
+    common = "WORLD_SIZE=2 LOCAL_WORLD_SIZE=1 LOCAL_RANK=0 DS_ACCELERATOR=cpu OMP_NUM_THREADS=1"
+    common += f" MASTER_ADDR={A} MASTER_PORT=29511 GLOO_SOCKET_IFNAME={INTERFACE}"
+    words = f"{sys.executable} launch/train.py --recipe recipes/debug.yaml run.folder={folder}"
+    ranks = [
+        nodes.start("ssh", address, f"cd {Path.cwd()} && {common} RANK={rank} {words}")
+        for rank, address in enumerate(ADDRESSES)
+    ]
+    first, second = map(_ended, ranks)
+    assert (first[0], second[0]) == (2, 2), first[1] + second[1]
+    assert "Traceback" not in first[1] + second[1]
     assert not (folder / "recipe.yaml").exists()
-    assert "bigpeft doctor --hostfile" in said
-    return said
+    return first[1], second[1]
 
 
-def test_a_run_whose_nodes_have_other_code_is_refused(
+def test_a_run_whose_nodes_have_other_code_is_refused_by_all_ranks(
     nodes: Nodes, tmp_path: Path, other_code: Path
 ) -> None:
     with nodes.mounted(1, "--bind", other_code, CODE):
         said = _refused(nodes, tmp_path / "run")
 
-    assert f"host {NAMES[1]}: has other files of bigpeft than {NAMES[0]} (" in said
-    assert "fix: bring all nodes to the same commit" in said
+    for one in said:
+        assert f"host {NAMES[1]}: has other files of bigpeft than {NAMES[0]} (" in one
+        assert "fix: bring all nodes to the same commit" in one
 
 
-def test_a_run_whose_folder_is_not_shared_is_refused(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_run_whose_folder_is_not_shared_is_refused_by_all_ranks(
+    nodes: Nodes, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
 
@@ -161,5 +171,19 @@ def test_a_run_whose_folder_is_not_shared_is_refused(nodes: Nodes, tmp_path: Pat
         said = _refused(nodes, folder)
 
     why = f"is not shared: {NAMES[1]} does not see what {NAMES[0]} writes there"
-    assert f"run.folder: {folder}: {why}\n" in said
-    assert "fix: mount the same disk at the same path on every node" in said
+    for one in said:
+        assert f"run.folder: {folder}: {why}\n" in one
+        assert "fix: mount the same disk at the same path on every node" in one
+    assert list(folder.glob(".nodes-*")) == []
+
+
+def test_a_node_that_cannot_write_lets_no_other_wait_for_it(nodes: Nodes, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    with nodes.mounted(1, "-t", "tmpfs", "-o", "ro", "tmpfs", folder):
+        here, there = _refused(nodes, folder)
+
+    said = f"run.folder: {folder}: cannot be written on {NAMES[1]} (Read-only file system)\n"
+    assert there.startswith(said)
+    assert here.startswith(f"rank 1 on {NAMES[1]}: {said}")

@@ -1,7 +1,8 @@
 """Two nodes on one machine: network namespaces joined by a cable, an sshd in each.
 
 What crosses the cable is counted by the kernel. They share the disk, the package and the clock, and
-have nothing else in common: no rank of one reaches the other but through the cable.
+have nothing else in common: no rank of one reaches the other but through the cable, each has a name
+of its own, and what is mounted on one is not seen by the other.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
+ADDRESSES, NAMES = ("10.77.0.1", "10.77.0.2"), ("node-a", "node-b")
 INTERFACE, SSH_PORT = "eth0", 2222
 _TOOLS = {"ip": "iproute2", "pdsh": "pdsh", "/usr/sbin/sshd": "openssh-server"}
 _SSHD = """
@@ -27,7 +29,7 @@ AuthorizedKeysFile {folder}/key.pub
 StrictModes no
 PasswordAuthentication no
 PermitRootLogin yes
-PidFile none
+PidFile {folder}/sshd-{address}.pid
 """
 _CLIENT = """
 Host *
@@ -54,9 +56,8 @@ class Nodes:
 
     def start(self, *command: object) -> "subprocess.Popen[str]":
         """On the first node, in a session of its own."""
-        words = ["ip", "netns", "exec", self.spaces[0], *map(str, command)]
         return subprocess.Popen(
-            words,
+            _words_on(self.spaces, 0, *command),
             env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,20 +71,26 @@ class Nodes:
         words += ["--master_addr", ADDRESSES[0], "--ssh_port", SSH_PORT, "launch/train.py"]
         return self.start(*words, "--recipe", "recipes/debug.yaml", *overrides)
 
+    @contextmanager
+    def mounted(self, node: int, *words: object) -> Iterator[None]:
+        """`mount WORDS` on one node (0 or 1), seen by what its sshd starts; the last is where."""
+        inside = ["nsenter", "--target", _sshd(self.folder, node), "--mount"]
+        subprocess.run([*inside, "mount", *map(str, words)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*inside, "umount", "--lazy", str(words[-1])], check=True)
+
     def sent(self) -> int:
         """Bytes that the first node has put on the cable so far."""
-        return int(self._on(0, "cat", f"/sys/class/net/{INTERFACE}/statistics/tx_bytes"))
+        counter = f"/sys/class/net/{INTERFACE}/statistics/tx_bytes"
+        return int(subprocess.check_output(_words_on(self.spaces, 0, "cat", counter)))
 
     def kill(self, node: int) -> None:
         """End every process of a node (0 or 1) at once, its sshd too."""
         for pid in subprocess.check_output(["ip", "netns", "pids", self.spaces[node]]).split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-
-    def _on(self, node: int, *command: str) -> str:
-        return subprocess.check_output(
-            ["ip", "netns", "exec", self.spaces[node], *command], text=True
-        )
 
     def _environment(self) -> Mapping[str, str]:
         carried = {
@@ -115,16 +122,34 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
     try:
         _keys(folder)
         _wire(nodes.spaces)
-        for space, address in zip(nodes.spaces, ADDRESSES, strict=True):
+        for number, address in enumerate(ADDRESSES):
             config = folder / f"sshd-{address}"
             config.write_text(_SSHD.format(port=SSH_PORT, address=address, folder=folder))
-            _ip("netns", "exec", space, "/usr/sbin/sshd", "-f", str(config))
+            words = _words_on(nodes.spaces, number, "/usr/sbin/sshd", "-f", config)
+            subprocess.run(words, check=True, capture_output=True)
+            _sshd(folder, number)
         yield nodes
     finally:
         for number, space in enumerate(nodes.spaces):
             with suppress(subprocess.CalledProcessError):
                 nodes.kill(number)
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+
+def _sshd(folder: Path, node: int) -> str:
+    """Its process id, once it listens."""
+    file, end = folder / f"sshd-{ADDRESSES[node]}.pid", time.monotonic() + 60
+    while not (file.exists() and file.read_text().strip()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"no sshd at {ADDRESSES[node]}")
+        time.sleep(0.01)
+    return file.read_text().strip()
+
+
+def _words_on(spaces: tuple[str, str], node: int, *command: object) -> list[str]:
+    """A command as that node runs it, under the node's name."""
+    named = ["unshare", "--uts", "sh", "-c", f'hostname {NAMES[node]}; exec "$@"', "sh"]
+    return ["ip", "netns", "exec", spaces[node], *named, *map(str, command)]
 
 
 def _space(name: str) -> str:

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(options.recipe, options.overrides, world, terminal, watch)
     except UserError as error:
+        _tell_other_nodes(error, world)
         watch.fail(str(error), EXIT_USER)
     except StoppedEarly as stop:
         terminal.say(f"{stop}; checkpoint.resume=auto goes on")
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         text = "interrupted; checkpoint.resume=auto goes on from the last checkpoint"
         watch.fail(text, EXIT_INTERRUPTED)
     except Exception as error:
+        _tell_other_nodes(error, world)
         where = f"rank {world.rank} on {world.host}, in: {watch.pulse.doing}"
         watch.fail(f"{where}\n{traceback.format_exc()}", EXIT_BUG, error)
     else:
@@ -87,6 +89,13 @@ def _run(
     watch.stop()
     leave_processes()
     _report(loaded.run.folder, world, terminal)
+
+
+def _tell_other_nodes(error: Exception, world: World) -> None:
+    if world.local_size < world.size:
+        from bigpeft.train.meeting import tell_other_nodes
+
+        tell_other_nodes(error, world)
 
 
 def _report(folder: str, world: World, terminal: "Terminal") -> None:

@@ -1,6 +1,5 @@
 """What one node reports about itself."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -15,9 +14,9 @@ from pathlib import Path
 import psutil
 
 import bigpeft
+from bigpeft.train.program import MISSING, digest_of_code, digest_of_file
 
 PACKAGES = ("torch", "deepspeed", "transformers", "bitsandbytes")
-MISSING = "missing"
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -70,22 +69,13 @@ def gather(folders: Mapping[str, str], inputs: list[str], port: int) -> Facts:
         driver=driver,
         memory=psutil.virtual_memory().available,
         disks={key: _disk(Path(folder)) for key, folder in folders.items()},
-        inputs={path: _digest(Path(path)) for path in inputs},
+        inputs={path: digest_of_file(Path(path)) for path in inputs},
         addresses=_addresses(),
         name_is_loopback=_name_is_loopback(),
         interfaces={name: value for name, value in chosen.items() if not _exists(value)},
         gloo_has_interface=_INTERFACES[0] in chosen,
         port_is_free=_is_free(port),
     )
-
-
-def digest_of_code(folder: Path = Path(bigpeft.__file__).parent) -> str:
-    """One hash over bigpeft's own files, 16 hexadecimal digits."""
-    total = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            total.update(f"{file.relative_to(folder)}\n{_digest(file)}\n".encode())
-    return total.hexdigest()[:16]
 
 
 def nearest(folder: Path) -> Path:
@@ -128,13 +118,6 @@ def _nvidia() -> tuple[tuple[str, ...], str]:
 def _disk(folder: Path) -> Disk:
     at = nearest(folder)
     return Disk(str(folder), str(at), shutil.disk_usage(at).free)
-
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    except OSError:
-        return MISSING
 
 
 def _addresses() -> tuple[str, ...]:

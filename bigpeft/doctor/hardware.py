@@ -65,15 +65,22 @@ def disks(answered: Answered) -> Iterator[Problem]:
 
 
 def shared(answered: Answered) -> Iterator[Problem]:
-    """What each node saw of the others in the run folder."""
+    """What each node and the first saw of the other in the run folder, then of the rest."""
+    apart = [
+        node.host
+        for node, _ in answered[1:]
+        if answered[0][0].host in node.unseen or node.host in answered[0][0].unseen
+    ]
     for node, facts in answered:
         where = f"run.folder {facts.disks['run.folder'].path}"
-        if node.unseen:
-            many = len(node.unseen) > _NAMED
-            others = f"{len(node.unseen)} other nodes" if many else ", ".join(node.unseen)
+        lost = [host for host in node.unseen if host not in apart]
+        if node.host in apart:
+            lost = [answered[0][0].host]
+        if lost:
+            others = f"{len(lost)} other nodes" if len(lost) > _NAMED else ", ".join(lost)
             yield Problem(
                 node.host,
-                f"does not share {where}: it does not see what {others} wrote there",
+                f"does not share {where} with {others}",
                 "mount the same disk at the same path on every node, or choose a run.folder on one",
             )
         elif node.sees_old:

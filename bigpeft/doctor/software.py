@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from bigpeft.doctor.facts import MISSING
 from bigpeft.doctor.problem import Answered, Problem
+from bigpeft.train.program import MISSING
 
 
 def same_machine(answered: Answered) -> Iterator[Problem]:

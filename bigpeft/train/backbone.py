@@ -45,8 +45,8 @@ class Backbone:
 def open_backbone(plan: Plan, say: Callable[[str], None]) -> WeightSource:
     """The weights that the plan wants, through the recipe's cache.
 
-    Raises WeightError or FileError; to be called by every rank before they join: one packs, the
-    others wait.
+    Raises WeightError or FileError; to be called by every rank: one packs, the others wait outside
+    any collective.
     """
     source, cache = plan.open_weights(), plan.recipe.model.cache
     codec = codec_of(plan.recipe)

@@ -22,6 +22,7 @@ from bigpeft.train.watch.ending import FAILURE
 from bigpeft.world import World
 
 LOCK, RUN = "lock", "run.json"
+_ROOM = 1 << 16  # bytes: what tells a full disk from one with room
 _PACKAGES = ("bigpeft", "torch", "deepspeed", "transformers", "bitsandbytes", "datasets")
 
 
@@ -34,13 +35,15 @@ def open_run(folder: Path, resuming: bool, world: World) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{world.rank}"
-        probe.write_text("")
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(_ROOM))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(
             f"run.folder: {folder}",
-            f"cannot be written ({error.strerror})",
-            "choose another run.folder, or mend its permissions",
+            f"cannot be written on {world.host} ({error.strerror})",
+            "make room or mend its permissions, or choose another run.folder",
         ) from error
     if world.is_first and not resuming and (folder / "metrics.jsonl").exists():
         raise FileError(

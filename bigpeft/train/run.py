@@ -11,6 +11,7 @@ from bigpeft.placement import Trained
 from bigpeft.plan import Plan, make_plan
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
+from bigpeft.train.alike import refuse_unlike_ranks
 from bigpeft.train.backbone import Backbone, load_backbone, open_backbone
 from bigpeft.train.due import SaveTimes
 from bigpeft.train.engine import build_engine, join_processes, set_learning_rate
@@ -66,12 +67,13 @@ def _train(
 ) -> Finished:
     recipe, world, pulse = plan.recipe, plan.world, watch.pulse
     terminal.send_notices_to(log_of(folder, world.rank))
+    device = join_processes(world, recipe.train.timeout)
+    refuse_unlike_ranks(plan, folder)
+    watch.start(folder, recipe.train.timeout)
+    pulse.begins("opening the weights, reading the rows", lasts=True)
     weights = open_backbone(plan, terminal.say)
     inputs = read_inputs(plan, folder, terminal.say, terminal.bars)
-    pulse.begins("joining the other ranks")
-    device = join_processes(world, recipe.train.timeout)
-    watch.start(folder, recipe.train.timeout)
-    pulse.begins("finding the checkpoint and the rows to start from")
+    pulse.begins("finding the checkpoint to start from")
     found = find_together(folder / "checkpoints", recipe.checkpoint.resume, terminal.say)
     start = Position.of(found)
     batches = make_batches(inputs, plan, start)

@@ -14,11 +14,13 @@ TIME_TO_SPEAK = 2.0
 def speaks_first(world: World) -> bool:
     """Whether this rank is the first of its node to fail in this launch.
 
-    The others wait until it has spoken: the launcher ends all ranks at the first exit.
+    The others wait until it has spoken: the launcher ends all ranks at the first exit. Where there
+    are many nodes the next launch has the same name, but other parents of its ranks.
     """
     if world.size == 1:
         return True
-    name = f"bigpeft-{os.getuid()}-{world.launch}-{os.environ.get('MASTER_PORT', '')}.failed"
+    launch = f"{world.launch}-{os.environ.get('MASTER_PORT', '')}-{os.getppid()}"
+    name = f"bigpeft-{os.getuid()}-{launch}.failed"
     claim = Path(tempfile.gettempdir()) / name
     if _is_old(claim):
         claim.unlink(missing_ok=True)

@@ -135,10 +135,19 @@ def test_many_nodes_with_the_same_fault_are_one_message() -> None:
 
     (problem,) = judge(nodes, 29500)
 
-    assert problem.what == "a, b, c, d, e"
-    assert problem.why.endswith(
-        "run.folder /data/run: it does not see what 4 other nodes wrote there"
-    )
+    assert problem.what == "b, c, d, e"
+    assert problem.why == "does not share run.folder /data/run with a"
+
+
+def test_only_the_node_whose_folder_is_its_own_is_named() -> None:
+    facts = [replace(FACTS, machine=f"boot/{number}") for number in range(3)]
+    nodes = [Node(name, 8, facts=each) for name, each in zip("abc", facts, strict=True)]
+    for node, unseen in zip(nodes, (["b"], ["a", "c"], ["b"]), strict=True):
+        node.unseen = unseen
+
+    (problem,) = judge(nodes, 29500)
+
+    assert (problem.what, problem.why) == ("b", "does not share run.folder /data/run with a")
 
 
 def test_a_renamed_file_that_is_seen_late_is_named() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from bigpeft.cli import doctor
 from bigpeft.doctor import Wanted, examine
-from bigpeft.doctor.facts import digest_of_code
 from bigpeft.errors import RecipeError, UserError
 from bigpeft.hostfile import Hostfile
+from bigpeft.train.program import digest_of_code
 from tests.disks import fill, small_disk
 from tests.worlds import free_port
 

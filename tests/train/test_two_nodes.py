@@ -79,7 +79,7 @@ def test_what_leaves_a_node_does_not_grow_with_a_backbone_that_each_node_holds(n
     assert world > 5 * adapters
 
 
-def test_when_a_node_dies_the_other_ends_and_goes_on_alone(nodes, tmp_path):
+def test_when_a_node_dies_the_other_names_it_ends_and_goes_on_alone(nodes, tmp_path):
     """The last of this file: nothing answers on the dead node afterwards."""
     folder = tmp_path / "broken"
     common = ("train.steps=500", "eval=null", "checkpoint.every=5")
@@ -88,9 +88,10 @@ def test_when_a_node_dies_the_other_ends_and_goes_on_alone(nodes, tmp_path):
         time.sleep(0.01)
 
     nodes.kill(1)
-    process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=60)
 
     assert process.returncode != 0
+    assert said.count("rank 1 on node-b: nothing was heard from there") == 1, said
     reached = steps_of(folder)
     on = (*common, f"train.stop_after={reached + 3}")
     run(1, folder, *on, "checkpoint.resume=auto")

@@ -19,7 +19,8 @@ class Beat:
     """What one rank tells of itself.
 
     `count` grows with each beat, `moves` whenever its main thread gets on. `place` is the line of
-    bigpeft that the thread is at, and `waits` whether it has called a collective from there.
+    bigpeft that the thread is at, and `waits` whether it is in a collective beyond it. What `lasts`
+    may take any time.
     """
 
     rank: int
@@ -29,6 +30,7 @@ class Beat:
     doing: str
     place: str
     waits: bool
+    lasts: bool = False
 
     def packed(self) -> str:
         """As text, for the board."""
@@ -44,14 +46,16 @@ class Pulse:
     """To be made in the main thread, whose moves it counts."""
 
     def __init__(self) -> None:
-        self.doing = "starting"
+        self.doing, self._lasts = "starting", False
         self._main = threading.get_ident()
         self._moves, self._beats = 0, 0
         self._counters: list[Callable[[], int]] = []
 
-    def begins(self, doing: str) -> None:
-        """The main thread turns to something else, such as `step 7`."""
-        self.doing = doing
+    def begins(self, doing: str, lasts: bool = False) -> None:
+        """The main thread turns to something else, such as `step 7`; it may take any time if it
+        `lasts`.
+        """
+        self.doing, self._lasts = doing, lasts
         self.moved()
 
     def moved(self) -> None:
@@ -67,7 +71,7 @@ class Pulse:
         self._beats += 1
         moves = self._moves + sum(counter() for counter in self._counters)
         place, waits = _where(sys._current_frames().get(self._main))
-        return Beat(rank, host, self._beats, moves, self.doing, place, waits)
+        return Beat(rank, host, self._beats, moves, self.doing, place, waits, self._lasts)
 
 
 def _where(frame: FrameType | None) -> tuple[str, bool]:

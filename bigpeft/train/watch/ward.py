@@ -32,7 +32,7 @@ class Ward:
             before = self._heard.get(beat.rank)
             if before is None or before[0].count != beat.count:
                 self._heard[beat.rank] = beat, now
-            if before is None or before[0].moves != beat.moves:
+            if before is None or before[0].moves != beat.moves or beat.lasts:
                 self._moved = now
 
     def finding(self, now: float) -> Finding | None:

@@ -19,6 +19,7 @@ from bigpeft.train.program import digest_of_code
 from bigpeft.world import World
 
 _APPEARS = 15  # seconds that a shared folder may take to show a new file
+_NONE = "none"
 _DOCTOR = "bigpeft doctor --hostfile FILE examines all nodes"
 
 
@@ -105,9 +106,9 @@ def _code() -> str:
 
 def _versions(other: Ran, first: Ran) -> str:
     return "; ".join(
-        f"{name} {other.versions.get(name)} where {first.host} has {version}"
+        f"{name} {other.versions.get(name, _NONE)} where {first.host} has {version}"
         for name, version in first.versions.items()
-        if version != other.versions.get(name)
+        if version != other.versions.get(name, _NONE)
     )
 
 

@@ -138,6 +138,7 @@ def _refused(nodes: Nodes, folder: Path) -> tuple[str, str]:
     """What the ranks of a run say, one on each node, that ends before its model is there."""
     common = "WORLD_SIZE=2 LOCAL_WORLD_SIZE=1 LOCAL_RANK=0 DS_ACCELERATOR=cpu OMP_NUM_THREADS=1"
     common += f" MASTER_ADDR={A} MASTER_PORT=29511 GLOO_SOCKET_IFNAME={INTERFACE}"
+    common += f" PYTHONPATH={Path.cwd()}"
     words = f"{sys.executable} launch/train.py --recipe recipes/debug.yaml run.folder={folder}"
     ranks = [
         nodes.start("ssh", address, f"cd {Path.cwd()} && {common} RANK={rank} {words}")

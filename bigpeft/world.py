@@ -6,6 +6,7 @@ a `World` and never looks into `os.environ` for them.
 
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ _NAMES = {
     "local_size": (
         "LOCAL_WORLD_SIZE",
         "LOCAL_SIZE",
-        "SLURM_NTASKS_PER_NODE",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
 }
@@ -51,6 +51,16 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...], default: int)
     return default
 
 
+def _of_slurm(environment: Mapping[str, str]) -> int | None:
+    """Ranks of this node, of a list such as `2(x3),1` for four nodes; None without one."""
+    told = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE")
+    counts: list[int] = []
+    for count, often in re.findall(r"(\d+)(?:\(x(\d+)\))?", told or ""):
+        counts += [int(count)] * int(often or 1)
+    node = _first(environment, ("SLURM_NODEID",), 0)
+    return counts[node] if node < len(counts) else None
+
+
 def _launch(environment: Mapping[str, str], one_node: bool) -> str:
     if one_node:
         return str(os.getppid())
@@ -62,7 +72,7 @@ def _launch(environment: Mapping[str, str], one_node: bool) -> str:
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
     """Facts about this process; a single process when no launcher set anything."""
     size = _first(environment, _NAMES["size"], 1)
-    local_size = _first(environment, _NAMES["local_size"], size)
+    local_size = _first(environment, _NAMES["local_size"], 0) or _of_slurm(environment) or size
     return World(
         rank=_first(environment, _NAMES["rank"], 0),
         local_rank=_first(environment, _NAMES["local_rank"], 0),
@@ -97,6 +107,11 @@ def announce(world: World) -> None:
 def meeting_place() -> str:
     """The address of the first rank's node, once `announce` has written it."""
     return os.environ["MASTER_ADDR"]
+
+
+def meeting_port() -> int:
+    """Where the first rank listens there."""
+    return int(os.environ["MASTER_PORT"])
 
 
 def pin_threads(threads: int | None) -> None:

@@ -12,26 +12,37 @@ from transformers import PreTrainedModel
 
 from bigpeft.backbone import Partition, Readers, Whole, ZeroThree, node_group
 from bigpeft.checkpoint.engine import Engine, accelerator
-from bigpeft.errors import RecipeError
+from bigpeft.errors import RecipeError, UserError
 from bigpeft.placement import Trained, optimizer_groups
 from bigpeft.plan import Plan
-from bigpeft.world import World, announce
+from bigpeft.world import World, announce, meeting_port
 
 
 def join_processes(world: World, patience: float = 1800.0) -> torch.device:
     """Join the process group; returns this rank's device.
 
-    No rank may move for `patience`, in seconds, before a watch ends them all.
+    No rank may move for `patience`, in seconds, before a watch ends them all. Raises UserError
+    where the port of the meeting is in use.
     """
     announce(world)
     _use_no_compiled_collectives()
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it would end the watch too
     accelerator().set_device(world.local_rank)
-    deepspeed.init_distributed(
-        dist_backend=accelerator().communication_backend_name(),
-        auto_mpi_discovery=False,
-        timeout=_longer_than(patience),
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend=accelerator().communication_backend_name(),
+            auto_mpi_discovery=False,
+            timeout=_longer_than(patience),
+        )
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {meeting_port()} of {world.host}",
+            "is in use, perhaps by another run",
+            "choose another one: --master_port of deepspeed, --master-port of torchrun, "
+            "MASTER_PORT for any launcher",
+        ) from error
     return torch.device(accelerator().device_name(world.local_rank))
 
 

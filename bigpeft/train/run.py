@@ -66,10 +66,10 @@ def _train(plan: Plan, folder: Path, terminal: Terminal, tracking: Tracking) -> 
     start = Position.of(found)
     batches = make_batches(inputs, plan, start)
     done, steps = start.step, total_steps(recipe, len(batches), start)
-    if world.is_first:
-        describe_run(folder, plan, steps, done)
     terminal.say(describe(plan, batches, steps))
     expected = expect(plan, terminal.say) if world.is_first else None
+    if world.is_first:
+        describe_run(folder, plan, steps, done, expected)
 
     backbone = load_backbone(plan, weights, device)
     engine = build_engine(plan.model, backbone.trained, plan)

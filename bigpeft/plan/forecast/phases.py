@@ -15,12 +15,11 @@ def bytes_by_phase(facts: Facts, setting: Setting, bucket: int) -> dict[str, Byt
     """
     f, size = facts, facts.itemsize
     held = held_by_kind(facts, setting, bucket)
-    sharded = setting.stage == 3 and setting.group > 1
     kept = setting.micro_size * f.activations.kept(f.layers, setting.checkpointing)
     logits = setting.micro_size * f.activations.logits
     again = setting.micro_size * f.activations.layer if setting.checkpointing else 0
-    blocks = 2 * f.block.bytes(size) if sharded else 0
-    ends = max(f.embedding, f.head) * size if sharded else 0
+    blocks = 2 * f.block.bytes(size) if setting.gathers else 0
+    ends = max(f.embedding, f.head) * size if setting.gathers else 0
     decoded = f.largest * size
     backbone = ("packed", "dense", "trained", "buffers")
     passing = setting.micro_size * f.activations.stream
@@ -61,10 +60,11 @@ def held_by_kind(facts: Facts, setting: Setting, bucket: int) -> Bytes:
     optimizer = -(-f.trained * 4 * masters // cut)
     gradients = -(-f.trained * size // (world if setting.stage >= 2 else 1))
     cut_kept = -(-f.kept * size // frozen) if zero3 and frozen > 1 else 0
+    here = not setting.weights_on_host
     cut_trained = -(-f.trained * size // world) if zero3 and world > 1 else 0
     return {
-        "packed": -(-f.packed // frozen),
-        "dense": -(-f.dense * size // frozen) + f.kept * size + cut_kept,
+        "packed": -(-f.packed // frozen) * here,
+        "dense": -(-f.dense * size // frozen) * here + f.kept * size + cut_kept,
         "trained": f.trained * size + cut_trained,
         "buffers": f.buffers,
         "gradients": 0 if setting.offload else gradients,
@@ -90,7 +90,7 @@ def _while_loading(facts: Facts, setting: Setting, whole: Bytes) -> Bytes:
     ahead = [max(map(facts.preparing, round_)) for round_ in rounds]
     came, most = 0, (0, ahead[0] if ahead else 0)
     for round_, preparing in zip(rounds, [*ahead[1:], 0], strict=True):
-        came += sum(tensor.kept for tensor in round_) // cut
+        came += sum(tensor.kept for tensor in round_) // cut * (not setting.weights_on_host)
         held = sorted(tensor.kept for tensor in round_)[-2:] if setting.stage == 3 else []
         most = max(most, (came, sum(held) + preparing), key=sum)
     share = most[0] / max(1, sum(tensor.kept for tensor in facts.tensors) // cut)

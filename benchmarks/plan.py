@@ -97,7 +97,7 @@ CONFIGURATIONS: dict[int, list[dict[str, Any]]] = {
 
 def recipe(wanted: dict[str, Any], world: int) -> Recipe:
     """Random weights, rows of 256 tokens."""
-    config = SHAPE | {"num_hidden_layers": wanted["layers"]}
+    config, micro = SHAPE | {"num_hidden_layers": wanted["layers"]}, wanted["micro"]
     values = {
         "model": {"config": config, "random": True, "weights": "nf4"},
         "method": {"name": wanted["method"]},

@@ -102,10 +102,7 @@ def recipe(wanted: dict[str, Any], world: int) -> Recipe:
         "model": {"config": config, "random": True, "weights": "nf4"},
         "method": {"name": wanted["method"]},
         "data": {"path": "none", "max_length": 256},
-        "batch": {
-            "global_size": ACCUMULATION * wanted["micro"] * world,
-            "micro_size": wanted["micro"],
-        },
+        "batch": {"global_size": ACCUMULATION * micro * world, "micro_size": micro},
         "run": {"folder": "none"},
         "train": {
             "steps": 2,

@@ -80,7 +80,7 @@ def _check_offload(path: Path, zero: Mapping[str, Any], key: str, least_stage: i
         raise RecipeError(
             where, f"has no effect at stage {stage}", f"write stage {least_stage}, or remove it"
         )
-    if section["device"] == "nvme" and key in _NVME:
+    if section["device"] == "nvme":
         raise RecipeError(f"{where}.device", *_NVME[key])
     for name, plain in _CPU_ADAM.items():
         if section.get(name, plain) != plain:
@@ -93,6 +93,11 @@ def _check_offload(path: Path, zero: Mapping[str, Any], key: str, least_stage: i
 
 _CPU_ADAM = {"ratio": 1.0, "super_offload": False}
 _NVME = {
+    "offload_optimizer": (
+        "nvme is not supported: checkpoints read masters and moments from memory, and those of "
+        "adapters are few, 12 bytes for each trained number over all ranks",
+        "write cpu",
+    ),
     "offload_param": (
         "nvme swaps numbers of one floating-point type, and packed weights are bytes",
         "write cpu, or let more ranks share the backbone with sharding.group",

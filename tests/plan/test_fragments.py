@@ -57,6 +57,7 @@ CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/tmp"}
         (3, "zero_hpz_partition_size", 4, r"(?s)never change.*sharding\.group=node"),
         (3, "zenflow", {"topk_ratio": 0.1}, "own CPU Adam"),
         (3, "offload_param", NVME, r"(?s)packed weights are bytes.*write cpu.*sharding\.group"),
+        (3, "offload_optimizer", NVME, r"(?s)from memory.*write cpu"),
         (2, "offload_param", CPU, "no effect at stage 2"),
         (0, "offload_optimizer", CPU, "no effect at stage 0"),
         (3, "offload_optimizer", CPU | {"ratio": 0.5}, "own CPU Adam"),

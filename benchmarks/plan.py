@@ -1,10 +1,14 @@
 """The plan against real runs: bytes by kind, and the peak of every phase.
 
-    python benchmarks/plan.py [--out FILE] [--worlds 1,2,4]
+    python benchmarks/plan.py [--out FILE] [--worlds 1,2,3,4]
 
 Every configuration is a real engine on real ranks over gloo. Kinds are counted where DeepSpeed and
-the model keep them; peaks are counted at malloc itself (alive.c, compiled here), so what libraries
-keep and the kernel has not taken back does not blur them.
+the model keep them, activations where autograd saves them in the model's own forward pass; peaks
+are counted at malloc itself (alive.c, compiled here), so what libraries keep and the kernel has not
+taken back does not blur them. Loading is done three times and the largest counts: how far a rank
+reads ahead while it sends is left to threads.
+
+Worlds that are not measured now keep their rows in FILE.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from ranks import launch_ranks
 
 from bigpeft.backbone.packed import PackedWeight
 from bigpeft.plan import make_plan
+from bigpeft.plan.activations import counted
 from bigpeft.plan.forecast import forecast_of
 from bigpeft.recipe import Recipe
 from bigpeft.train.adapters import Adapters
@@ -54,6 +59,8 @@ BASE = {
     "layers": 8,
 }
 _ALWAYS = ("stage", "method")
+ACCUMULATION = 2
+LOADS = 3
 CONFIGURATIONS: dict[int, list[dict[str, Any]]] = {
     1: [
         {"stage": 0},
@@ -73,6 +80,12 @@ CONFIGURATIONS: dict[int, list[dict[str, Any]]] = {
         {"group": 1},
         {"method": "vera"},
     ],
+    3: [
+        {},
+        {"checkpointing": True, "method": "dora"},
+        {"group": 1, "micro": 2},
+        {"stage": 2},
+    ],
     4: [
         {},
         {"group": 2, "checkpointing": True},
@@ -82,14 +95,14 @@ CONFIGURATIONS: dict[int, list[dict[str, Any]]] = {
 }
 
 
-def recipe(wanted: dict[str, Any]) -> Recipe:
+def recipe(wanted: dict[str, Any], world: int) -> Recipe:
     """Random weights, rows of 256 tokens."""
-    config = SHAPE | {"num_hidden_layers": wanted["layers"]}
+    config, micro = SHAPE | {"num_hidden_layers": wanted["layers"]}, wanted["micro"]
     values = {
         "model": {"config": config, "random": True, "weights": "nf4"},
         "method": {"name": wanted["method"]},
         "data": {"path": "none", "max_length": 256},
-        "batch": {"global_size": 8, "micro_size": wanted["micro"]},
+        "batch": {"global_size": ACCUMULATION * micro * world, "micro_size": micro},
         "run": {"folder": "none"},
         "train": {
             "steps": 2,
@@ -126,10 +139,17 @@ class Alive:
 
 def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     """One configuration, this rank's bytes."""
-    plan = make_plan(recipe(wanted), read_world())
+    world = read_world()
+    plan = make_plan(recipe(wanted, world.size), world)
     forecast = forecast_of(plan)
     torch.manual_seed(0)
     alive = Alive()
+    for _ in range(LOADS - 1):
+        passing = make_plan(plan.recipe, world)
+        with alive.phase("load"):
+            load_backbone(passing, open_backbone(passing, print), torch.device("cpu"))
+        del passing
+        gc.collect()
     with alive.phase("load"):
         backbone = load_backbone(plan, open_backbone(plan, print), torch.device("cpu"))
     engine = build_engine(plan.model, backbone.trained, plan)
@@ -143,12 +163,31 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     kinds = _kinds(engine, plan)
     between = alive.now()
+    kinds["activations"] = _activations(engine, plan)
     return {
         "wanted": wanted,
         "peaks": alive.peaks | {"between": between},
         "kinds": kinds,
         "planned": forecast.per_rank,
     }
+
+
+def _activations(engine: Any, plan: Any) -> int:
+    """Bytes that autograd saves in the decoder, of one micro-batch that nothing learns from."""
+    decoder = plan.model.get_decoder()
+    with ExitStack() as stack:
+        entered: list[Any] = []
+
+        def enter(*_: Any) -> None:
+            entered.append(stack.enter_context(counted(plan.model)))
+
+        begin = decoder.register_forward_pre_hook(enter)
+        end = decoder.register_forward_hook(lambda *_: stack.close())
+        with torch.enable_grad():
+            engine(**{k: v for k, v in _rows(plan.recipe).items() if k != "labels"})
+        begin.remove()
+        end.remove()
+    return entered[0].total
 
 
 def _rows(recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -243,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side")
     parser.add_argument("--local_rank")
-    parser.add_argument("--worlds", default="1,2,4")
+    parser.add_argument("--worlds", default="1,2,3,4")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan.json"))
     asked = parser.parse_args()
     if asked.side:
@@ -256,7 +295,10 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
         os.environ["LD_PRELOAD"] = str(library)
         found = {w: launch_ranks(Path(__file__).resolve(), str(w), w) for w in worlds}
-    rows = [row for world, ranks in found.items() for row in _of_first_rank(world, ranks)]
+    known = json.loads(asked.out.read_text()) if asked.out.exists() else []
+    rows = [row for row in known if row["world"] not in worlds]
+    rows += [row for world, ranks in found.items() for row in _of_first_rank(world, ranks)]
+    rows.sort(key=lambda row: row["world"])
     asked.out.write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(table(rows)))
 
@@ -275,7 +317,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         pairs = {k: (_planned(row, k), n) for k, n in row["kinds"].items() if n}
         error = max(abs(plan / n - 1) for plan, n in pairs.values())
-        held, planned_held = (sum(pair[i] for pair in pairs.values()) for i in (1, 0))
+        kept = [pair for kind, pair in pairs.items() if kind != "activations"]
+        held, planned_held = (sum(pair[i] for pair in kept) for i in (1, 0))
         sums = {phase: sum(kinds.values()) for phase, kinds in row["planned"].items()}
         peaks = {phase: row["peaks"][phase] for phase in sums}
         peak, planned = max(peaks.values()), max(sums.values())
@@ -291,7 +334,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _planned(row: dict[str, Any], kind: str) -> int:
-    return row["planned"]["step"][kind]
+    phase = "forward" if kind == "activations" else "step"
+    return row["planned"][phase][kind]
 
 
 if __name__ == "__main__":

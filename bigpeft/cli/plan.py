@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,25 +15,19 @@ from bigpeft.plan.forecast import (
     CARDS,
     GIB,
     PHASES,
-    RESERVE,
     Forecast,
     Hardware,
-    changes,
-    cheapest_change,
-    fitting,
+    advice,
+    costs,
     forecast_of,
+    on_its_nodes,
+    others_that_fit,
     read_bytes,
     read_speed,
+    verdict,
 )
 from bigpeft.recipe import Recipe, load_recipe
 from bigpeft.world import World
-
-_KEYS = {
-    "micro_size": "batch.micro_size",
-    "checkpointing": "train.activation_checkpointing",
-    "group": "sharding.group",
-    "nodes": "--nodes",
-}
 
 
 def plan(
@@ -48,6 +42,7 @@ def plan(
     rows: Annotated[int | None, typer.Option(min=1, help="training rows, for epochs")] = None,
     sweep: Annotated[bool, typer.Option(help="the fastest settings that fit")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one object")] = False,
+    html: Annotated[Path | None, typer.Option(help="also write a page, with a picture")] = None,
 ) -> None:
     """Tell from the configuration alone what a run would need: no weights, no GPU, no network."""
     hardware = _hardware(nodes, gpus_per_node, gpu, gpu_memory, bandwidth, price)
@@ -56,24 +51,26 @@ def plan(
     planned = outline(wanted, world, weights=False, memory=hardware.card.memory)
     found = forecast_of(planned)
     bucket = int(planned.ds_config["zero_optimization"].get("reduce_bucket_size", 0))
-    others = _others(found, hardware, bucket, sweep)
+    others = others_that_fit(found, hardware, bucket, sweep)
+    said = costs(found, hardware, wanted, rows)
+    if wanted.sharding.group == "auto":
+        said.insert(0, f"sharding.group: auto is {planned.group_size}, {planned.group_reason}")
+    if html is not None:
+        from bigpeft.report.forecast import write_forecast
+
+        write_forecast(found, hardware, wanted, said, verdict(found, hardware, others), html)
     if as_json:
         told = found.as_json(hardware) | {
-            "advice": _advice(found, hardware, others),
+            "advice": advice(found, hardware, others),
             "group_reason": planned.group_reason,
         }
         if sweep:
-            told["sweep"] = [one.as_json(_for(one, hardware)) for one in others[:10]]
+            told["sweep"] = [one.as_json(on_its_nodes(one, hardware)) for one in others[:10]]
         typer.echo(json.dumps(told, indent=2))
     else:
         console = Console(highlight=False)
         console.print(_table(found))
-        if wanted.sharding.group == "auto":
-            console.print(
-                f"sharding.group: auto is {planned.group_size}, {planned.group_reason}",
-                soft_wrap=True,
-            )
-        for line in (*_lines(found, hardware, wanted, rows), _verdict(found, hardware, others)):
+        for line in (*said, verdict(found, hardware, others), *([str(html)] if html else [])):
             console.print(line, soft_wrap=True, markup=False)
         if sweep:
             console.print(_swept(others[:10], hardware))
@@ -107,21 +104,6 @@ def _as_on_gpus(recipe: Recipe) -> Recipe:
     )
 
 
-def _others(found: Forecast, hardware: Hardware, bucket: int, sweep: bool) -> list[Forecast]:
-    """Settings that fit: of this many nodes if any does or all are asked for, else of more."""
-    here = found.setting.nodes
-    counts = [here * factor for factor in (1, 2, 4, 8)] if sweep else [here]
-    fits = fitting(found.facts, found.setting, hardware, bucket, counts)
-    if fits or found.spare(hardware.card.memory) >= 0:
-        return fits
-    more = [here * factor for factor in (2, 4, 8, 16)]
-    return fitting(found.facts, found.setting, hardware, bucket, more)
-
-
-def _for(one: Forecast, hardware: Hardware) -> Hardware:
-    return replace(hardware, nodes=one.setting.nodes)
-
-
 def _table(found: Forecast) -> Table:
     table = Table(title=f"GiB on each rank: {found.setting}")
     table.add_column("")
@@ -137,80 +119,12 @@ def _table(found: Forecast) -> Table:
     return table
 
 
-def _lines(found: Forecast, hardware: Hardware, recipe: Recipe, rows: int | None) -> list[str]:
-    speed, disk = found.speed(hardware), found.disk
-    bounds = ", ".join(f"{name} {value:.3g} s" for name, value in speed.seconds.items() if value)
-    lines = [
-        f"{found.facts.packed / 1e9:.1f} GB packed in all, {found.facts.trained:,} numbers trained",
-        f"host memory of a node: {found.host / GIB:.1f} GiB while loading",
-        "disk: "
-        + ", ".join(f"{key.replace('_', ' ')} {n / 1e9:.2f} GB" for key, n in disk.items()),
-        f"each step brings a rank {found.traffic.inside / 1e9:.2f} GB inside its node, and "
-        f"{found.traffic.between_nodes / 1e9:.3f} GB cross between nodes",
-        f"a step takes at least {speed.step:.3g} s, bound by {speed.binding} ({bounds}), "
-        f"for {speed.tokens_per_step:,} tokens",
-    ]
-    for name, steps in _lengths(recipe, rows).items():
-        hours = steps * speed.step / 3600
-        cost = f", {hours * hardware.ranks * hardware.price:,.0f} to pay" if hardware.price else ""
-        lines.append(f"{name}: {steps:,} steps, at least {hours:.2f} h{cost}")
-    return lines
-
-
-def _lengths(recipe: Recipe, rows: int | None) -> dict[str, int]:
-    epoch = None if rows is None else -(-rows // recipe.batch.global_size)
-    named: dict[str, int] = {}
-    if epoch is not None:
-        named["an epoch"] = epoch
-    if recipe.train.steps is not None:
-        named["the run"] = recipe.train.steps
-    elif epoch is not None and recipe.train.epochs is not None:
-        named["the run"] = round(epoch * recipe.train.epochs)
-    return named
-
-
-def _verdict(found: Forecast, hardware: Hardware, others: list[Forecast]) -> str:
-    memory = hardware.card.memory
-    spare = found.spare(memory)
-    if spare >= 0:
-        return (
-            f"fits: {found.peak / GIB:.1f} GiB at the peak ({found.peak_phase}) and "
-            f"{RESERVE / GIB:.0f} GiB kept back leave {spare / GIB:.1f} of {memory / GIB:.1f} GiB"
-        )
-    told = _advice(found, hardware, others)
-    lacking = (
-        f"does not fit: {-spare / GIB:.1f} GiB are missing at the peak ({found.peak_phase}), "
-        f"of {memory / GIB:.1f} GiB with {RESERVE / GIB:.0f} GiB kept back"
-    )
-    return f"{lacking}; it fits with {' '.join(told)}" if told else lacking
-
-
-def _advice(found: Forecast, hardware: Hardware, others: list[Forecast]) -> list[str]:
-    """The overrides and options of the cheapest change that makes it fit; none where it does."""
-    if found.spare(hardware.card.memory) >= 0:
-        return []
-    best = cheapest_change(others, found.setting)
-    return (
-        [_written(key, value) for key, value in changes(found.setting, best.setting).items()]
-        if (best)
-        else []
-    )
-
-
-def _written(key: str, value: Any) -> str:
-    if key == "offload":
-        return f"sharding.fragment={'zero3_cpu' if value else 'zero3'}"
-    if key == "nodes":
-        return f"--nodes {value}"
-    return f"{_KEYS[key]}={str(value).lower()}"
-
-
 def _swept(fits: list[Forecast], hardware: Hardware) -> Table:
     table = Table(title="fastest settings that fit, by their lower bounds")
     for name in ("setting", "peak GiB", "s/step ≥", "tokens/s ≤", "bound by"):
         table.add_column(name)
     for one in fits:
-        speed = one.speed(_for(one, hardware))
+        speed = one.speed(on_its_nodes(one, hardware))
         table.add_row(
             str(one.setting),
             f"{one.peak / GIB:.1f}",

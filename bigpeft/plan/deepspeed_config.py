@@ -1,7 +1,7 @@
 """The DeepSpeed configuration is a result: a fragment of ds_configs/, filled from the plan.
 
-A fragment holds ZeRO and offload keys only. Batch, precision, optimizer and clipping belong to
-the recipe; what would corrupt packed bytes is refused by name.
+A fragment holds ZeRO and offload keys only: batch, precision, optimizer and clipping belong to the
+recipe.
 """
 
 import json
@@ -10,29 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bigpeft.errors import FileError, RecipeError
+from bigpeft.plan.fragment_rules import check_fragment
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
-
-_OWNED_BY_RECIPE = {
-    "train_batch_size": "batch.global_size",
-    "train_micro_batch_size_per_gpu": "batch.micro_size",
-    "gradient_accumulation_steps": "batch.global_size (it is derived)",
-    "gradient_clipping": "optimizer.clip",
-    "bf16": "train.precision",
-    "fp16": "train.precision",
-    "torch_autocast": "train.precision",
-    "optimizer": "optimizer",
-    "scheduler": "optimizer.schedule",
-    "activation_checkpointing": "train.activation_checkpointing",
-}
-
-_REFUSED = {
-    "zero_quantized_weights": "quantises packed bytes a second time",
-    "zero_quantized_nontrainable_weights": "quantises packed bytes a second time",
-    "zero_quantized_gradients": "is not supported for adapters",
-    "offload_param": "is not supported for packed weights; offload_optimizer is",
-    "zero_hpz_partition_size": "refreshes weights that never change; use sharding.group",
-}
 
 
 @dataclass(frozen=True)
@@ -87,31 +67,12 @@ def read_fragment(name: str) -> Fragment:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise FileError(str(path), f"is not JSON ({error})", "mend the file") from error
-    _check(path, content)
+    check_fragment(path, content)
     return Fragment(name, content)
 
 
 def _candidates(name: str) -> list[Path]:
     return [Path(name), Path("ds_configs") / f"{name}.json", _SHIPPED / f"{name}.json"]
-
-
-def _check(path: Path, content: Any) -> None:
-    zero = content.get("zero_optimization") if isinstance(content, dict) else None
-    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
-        raise FileError(
-            str(path),
-            "has no zero_optimization section with a stage from 0 to 3",
-            "start from a file of ds_configs/",
-        )
-    for key in content:
-        if key in _OWNED_BY_RECIPE:
-            raise RecipeError(
-                f"{path}: {key}", "belongs to the recipe", f"set {_OWNED_BY_RECIPE[key]} there"
-            )
-    for key, reason in _REFUSED.items():
-        value = zero.get(key)
-        if value is True or (value and value != 1):
-            raise RecipeError(f"{path}: zero_optimization.{key}", reason, f"remove {key}")
 
 
 def complete(

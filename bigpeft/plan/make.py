@@ -13,6 +13,7 @@ from bigpeft.plan.blocks import largest_block, persistence_threshold, reduce_buc
 from bigpeft.plan.contradictions import refuse_contradictions, refuse_packed_prompts
 from bigpeft.plan.deepspeed_config import Holes, complete, read_fragment
 from bigpeft.plan.folder import resolve_model_folder
+from bigpeft.plan.fragment_rules import offloads
 from bigpeft.plan.group import choose_group, smallest_group
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes, total_bytes
 from bigpeft.plan.model import build_model, placement_of
@@ -28,7 +29,7 @@ def make_plan(recipe: Recipe, world: World) -> Plan:
     Runs on one laptop for any size of model: no weights, no process group.
     """
     plan = outline(recipe, world, memory=total_bytes(world))
-    _refuse_too_large(plan.held, world)
+    _refuse_too_large(plan)
     return plan
 
 
@@ -124,12 +125,18 @@ def accumulation(batch: Batch, world_size: int) -> int:
     return steps
 
 
-def _refuse_too_large(held: HeldBytes, world: World) -> None:
-    have = available_bytes(world)
-    if held.sum > have:
+def _refuse_too_large(plan: Plan) -> None:
+    have, held = available_bytes(plan.world), plan.held
+    zero = plan.ds_config["zero_optimization"]
+    elsewhere = 0  # on a CPU the host's memory is the rank's own
+    if torch.accelerator.is_available():
+        elsewhere += (held.packed + held.dense) * offloads(zero, "offload_param")
+        elsewhere += (held.gradients + held.optimizer) * offloads(zero, "offload_optimizer")
+    needed = held.sum - elsewhere
+    if needed > have:
         raise RecipeError(
             "model",
-            f"needs {held.sum / 2**30:.1f} GiB on every rank before the first activation, "
+            f"needs {needed / 2**30:.1f} GiB on every rank before the first activation, "
             f"{have / 2**30:.1f} GiB are free",
             "use more ranks with sharding.fragment: zero3, fewer model.layers, or a smaller rank",
         )

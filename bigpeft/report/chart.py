@@ -1,4 +1,4 @@
-"""Line charts and histograms as inline SVG whose colours are the page's own.
+"""Line charts, histograms and stacked bars as inline SVG whose colours are the page's own.
 
 Matplotlib knows fixed colours only; each that it is given stands for a variable of the style sheet,
 so that charts turn dark with the page.
@@ -6,7 +6,7 @@ so that charts turn dark with the page.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,13 @@ from matplotlib.ticker import MaxNLocator
 
 from bigpeft.report.series import Series, thinned
 
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
+INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
 LINES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", CARD: "--card"} | {
     colour: f"--series-{number}" for number, colour in enumerate(LINES, 1)
 }
 _DASHES = ("-", "--", ":")
+_HATCHES = ("", "////", "....")
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: selectable, read aloud, in the page's font
     "font.family": "sans-serif",
@@ -49,6 +50,10 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+
+
+Limits = Mapping[str, tuple[float, float]]
+"""What a line says → its height, and how much below it is kept back."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,51 @@ def histogram(name: str, alt: str, counts: Sequence[float], width: float, label:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel(label)
         axes.set_ylabel("rows")
+        return _svg(figure, name, alt)
+
+
+def stacks(
+    name: str, alt: str, bars: Mapping[str, Mapping[str, float]], limits: Limits, unit: str
+) -> Markup:
+    """A bar for every key of `bars`, its parts on one another in their order, and the limits.
+
+    Every part has the id NAME-BAR-PART in the page.
+    """
+    with rc_context(_style(name)):
+        figure = Figure(figsize=(4.7, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        tops = dict.fromkeys(bars, 0.0)
+        for number, part in enumerate(dict.fromkeys(part for bar in bars.values() for part in bar)):
+            label: str | None = f" {part}"
+            for place, (bar, parts) in enumerate(bars.items()):
+                if not parts.get(part):
+                    continue
+                (drawn,) = axes.bar(
+                    place,
+                    parts[part],
+                    0.62,
+                    tops[bar],
+                    color=LINES[number % len(LINES)],
+                    edgecolor=CARD,
+                    linewidth=0.6,
+                    hatch=_HATCHES[number // len(LINES) % len(_HATCHES)],
+                    label=label,
+                )
+                drawn.set_gid(f"{bar}-{part}")
+                tops[bar] += parts[part]
+                label = None
+        for text, (height, kept_back) in limits.items():
+            line = axes.axhline(height, color=INK, linewidth=1.2, linestyle="--", label=f" {text}")
+            line.set_gid(f"limit-{text.replace(' ', '-')}")
+            if kept_back:
+                axes.axhspan(height - kept_back, height, color=MUTED, alpha=0.3, linewidth=0)
+        axes.set_xticks(range(len(bars)), list(bars))
+        axes.tick_params("x", length=0)
+        axes.grid(False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_ylim(0, 1.05 * max([*tops.values(), *(at for at, _ in limits.values())]))
+        axes.set_ylabel(unit)
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1.2)
         return _svg(figure, name, alt)
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
+from bigpeft.errors import FileError
 from bigpeft.report import words
 from bigpeft.report.changes import changes, flatten
 from bigpeft.report.curves import curves, lengths
 from bigpeft.report.figures import figures
 from bigpeft.report.findings import findings
+from bigpeft.report.planned import planned
 from bigpeft.report.record import Record, read_record
 from bigpeft.report.scores import scores
 
@@ -27,11 +29,17 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def write_page(page: str, path: Path) -> Path:
-    """Beside `path`, then into place: nobody opens half a page."""
+    """Beside `path`, then into place: nobody opens half a page. Raises FileError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise FileError(
+            str(path),
+            f"cannot be written ({error.strerror})",
+            "name a file in a folder that exists and may be written",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -51,6 +59,7 @@ def report_page(record: Record) -> str:
         histograms={name: lengths(name, card.get("lengths")) for name, card in cards.items()},
         charts=curves(record),
         scores=scores(record),
+        planned=planned(record),
         samples=record.samples[:_MOST_SAMPLES],
         evaluated=evaluated,
         environment=flatten(record.environment),

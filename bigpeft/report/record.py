@@ -42,6 +42,7 @@ class Record:
     status: Status | None
     steps: int | None
     plan: dict[str, Any]
+    forecast: dict[str, Any]
     starts: list[dict[str, Any]]
     rows: list[dict[str, Any]]
     before: dict[str, Any]
@@ -82,6 +83,7 @@ def read_record(folder: Path) -> Record:
         status=status,
         steps=run.get("steps"),
         plan=_kind(run.get("plan"), dict),
+        forecast=_kind(run.get("forecast"), dict),
         starts=[one for one in _kind(run.get("starts"), list) if isinstance(one, dict)],
         rows=[row for row in _lines(folder / "metrics.jsonl") if isinstance(row.get("step"), int)],
         before=read(BEFORE),

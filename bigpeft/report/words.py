@@ -29,11 +29,18 @@ def size(value: Any) -> str:
     """Bytes in the largest unit of 1024 that leaves a whole number before the point."""
     if not isinstance(value, int | float):
         return "–"
+    unit, scale = largest_unit(value)
+    return f"{value:.0f} B" if unit == "B" else f"{value / scale:.1f} {unit}"
+
+
+def largest_unit(size: float) -> tuple[str, int]:
+    """The unit in which people read so many bytes, and how many bytes it has."""
+    scale = 1
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
+        if abs(size) < 1024 * scale:
+            return unit, scale
+        scale *= 1024
+    return "TiB", scale
 
 
 def duration(seconds: float | None) -> str:

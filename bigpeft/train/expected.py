@@ -5,6 +5,8 @@ from collections.abc import Callable
 from bigpeft.plan import Plan
 from bigpeft.plan.forecast import GIB, Forecast, forecast_of
 
+_MOST_KINDS = 4
+
 
 def expect(plan: Plan, say: Callable[[str], None]) -> Forecast | None:
     """Forecast a run whose weights are not loaded yet, and say it; never stops the run.
@@ -16,10 +18,13 @@ def expect(plan: Plan, say: Callable[[str], None]) -> Forecast | None:
     except Exception as error:
         say(f"no forecast of memory for this model: {error}")
         return None
-    say(
-        f"planned peak {_readable(found.peak)} of tensors on each rank ({found.peak_phase}), "
-        f"{_readable(sum(found.per_rank['load'].values()))} while loading; bigpeft plan tells more"
-    )
+    for phase, kinds in found.per_rank.items():
+        told = sorted(((n, kind) for kind, n in kinds.items() if n), reverse=True)
+        say(
+            f"planned for {phase:<8} {_readable(sum(kinds.values()))} of tensors on each rank: "
+            + ", ".join(f"{kind} {_readable(n)}" for n, kind in told[:_MOST_KINDS])
+            + (", …" if told[_MOST_KINDS:] else "")
+        )
     return found
 
 

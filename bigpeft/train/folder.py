@@ -16,6 +16,7 @@ import torch
 
 from bigpeft.errors import FileError
 from bigpeft.plan import Plan
+from bigpeft.plan.forecast import Forecast
 from bigpeft.recipe import dump_recipe
 from bigpeft.train.metrics import read_rows
 from bigpeft.train.watch.ending import FAILURE
@@ -75,7 +76,9 @@ def _take(lock: TextIO, folder: Path) -> None:
     lock.flush()
 
 
-def describe_run(folder: Path, plan: Plan, steps: int, done: int) -> None:
+def describe_run(
+    folder: Path, plan: Plan, steps: int, done: int, expected: Forecast | None
+) -> None:
     """Write recipe.yaml (resolved), run.json, ds_config.json and environment.json.
 
     Earlier starts of the same run stay in run.json; `done` steps were made in them. What ended the
@@ -84,7 +87,8 @@ def describe_run(folder: Path, plan: Plan, steps: int, done: int) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     start = {"step": done, "time": time.time(), "world_size": plan.world.size}
     starts = [*_starts(folder), start]
-    write_json(folder / RUN, {"steps": steps, "starts": starts, "plan": planned(plan)})
+    told = {"steps": steps, "starts": starts, "plan": planned(plan)}
+    write_json(folder / RUN, told | ({"forecast": expected.per_rank} if expected else {}))
     (folder / "recipe.yaml").write_text(dump_recipe(plan.recipe))
     write_json(folder / "ds_config.json", plan.ds_config)
     write_json(folder / "environment.json", environment(plan.world))

@@ -78,10 +78,10 @@ def _train(
     start = Position.of(found)
     batches = make_batches(inputs, plan, start)
     done, steps = start.step, total_steps(recipe, len(batches), start)
-    if world.is_first:
-        describe_run(folder, plan, steps, done)
     terminal.say(describe(plan, batches, steps))
     expected = expect(plan, terminal.say) if world.is_first else None
+    if world.is_first:
+        describe_run(folder, plan, steps, done, expected)
 
     pulse.begins("loading weights")
     backbone = load_backbone(plan, weights, device, pulse.moved)

@@ -27,6 +27,7 @@ KINDS = {
     "stage 3": [],
     "stage 3, recomputing": ["train.activation_checkpointing=true"],
     "stage 3, optimizer on the host": ["sharding.fragment=zero3_cpu"],
+    "stage 3, frozen weights on the host": ["sharding.fragment=zero3_cpu_weights"],
     "stage 0 in bf16": ["sharding.fragment=zero0", "train.precision=bf16"],
     "stage 2 in bf16": ["sharding.fragment=zero2", "train.precision=bf16"],
     "stage 3 in bf16": ["train.precision=bf16"],

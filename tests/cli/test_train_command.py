@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,6 +79,17 @@ def gone(group: int, within: float) -> bool:
     return False
 
 
+def assert_the_plan_is_printed_and_its_peak_beside_the_measured_one(said: str, folder: Path):
+    planned = json.loads((folder / "run.json").read_text())["forecast"]
+    sums = {phase: sum(kinds.values()) / 2**20 for phase, kinds in planned.items()}
+    assert list(sums) == ["load", "forward", "backward", "step"]
+    for phase, mib in sums.items():
+        assert re.search(rf"planned for {phase} *{mib:.1f} MiB of tensors on each rank: ", said)
+    measured = max(json.loads((folder / "summary.json").read_text())["peak_memory_bytes"])
+    readable = f"{measured / 2**30:.2f} GiB" if measured >= 2**30 else f"{measured / 2**20:.1f} MiB"
+    assert f"planned {max(sums.values()):.1f} MiB of tensors, measured {readable}" in said
+
+
 def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     folder = tmp_path / "run"
     common = (f"run.folder={folder}", "train.steps=4", "checkpoint.every=2")
@@ -96,8 +108,9 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     assert "checkpoint.resume=auto" in everything(refused)
     assert finished.returncode == 0, everything(finished)
     assert "resumed step-000002" in finished.stdout
+    assert_the_plan_is_printed_and_its_peak_beside_the_measured_one(finished.stdout, folder)
     assert 'id="checkpoints"' in report
-    assert "there is no report (IsADirectoryError" in finished.stdout
+    assert "report.html: cannot be written (Is a directory)" in finished.stdout
     assert len(everything(finished).splitlines()) < 40
     rows = metrics(folder)
     assert other.returncode == 0, everything(other)

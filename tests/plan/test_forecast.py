@@ -54,6 +54,20 @@ def test_the_packed_bytes_of_a_70b_model_are_those_of_its_linears():
     assert halves["bytes_per_step_inside_node"] > plan["bytes_per_step_inside_node"]
 
 
+def test_frozen_weights_on_the_host_leave_the_gpu_for_the_node_s_memory():
+    here = planned(LLAMA_70B, "sharding.fragment=zero3_cpu", "sharding.group=node")
+    there = planned(LLAMA_70B, "sharding.fragment=zero3_cpu_weights", "sharding.group=node")
+
+    gone = {
+        kind: n - there["per_rank"]["step"][kind] for kind, n in here["per_rank"]["step"].items()
+    }
+    assert gone["packed"] == here["per_rank"]["step"]["packed"] > 0
+    assert {kind for kind, n in gone.items() if n} == {"packed", "dense"}
+    moved = there["host_bytes_per_node"] - here["host_bytes_per_node"]
+    assert moved == pytest.approx(8 * (gone["packed"] + gone["dense"]), abs=100)
+    assert there["per_rank"]["forward"]["gathered"] == here["per_rank"]["forward"]["gathered"]
+
+
 def test_what_crosses_between_nodes_does_not_grow_with_the_backbone_unless_it_is_cut_over_them():
     nodes = ["--nodes", 2, "sharding.group=node", "method.target_modules=[q_proj]"]
     short = planned(LLAMA_70B, *nodes)

@@ -17,6 +17,12 @@ def fragment(path, **content):
     return str(path)
 
 
+def plan_with(path):
+    return make_plan(
+        load_recipe(Path("recipes/debug.yaml"), [f"sharding.fragment={path}"]), World()
+    )
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -39,20 +45,47 @@ def test_a_key_that_the_recipe_owns_is_refused_and_sent_there(key, tmp_path):
         read_fragment(path)
 
 
+CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/tmp"}
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("stage", "key", "value", "word"),
     [
-        ("zero_quantized_weights", True),
-        ("zero_quantized_nontrainable_weights", True),
-        ("offload_param", {"device": "cpu"}),
-        ("zero_hpz_partition_size", 4),
+        (3, "zero_quantized_weights", True, "packed bytes are codes already"),
+        (3, "zero_quantized_nontrainable_weights", True, "packed bytes are codes already"),
+        (3, "zero_quantized_gradients", True, "adapters have few"),
+        (3, "zero_hpz_partition_size", 4, r"(?s)never change.*sharding\.group=node"),
+        (3, "zenflow", {"topk_ratio": 0.1}, "own CPU Adam"),
+        (3, "offload_param", NVME, r"(?s)packed weights are bytes.*write cpu.*sharding\.group"),
+        (3, "offload_optimizer", NVME, r"(?s)from memory.*write cpu"),
+        (2, "offload_param", CPU, "no effect at stage 2"),
+        (0, "offload_optimizer", CPU, "no effect at stage 0"),
+        (3, "offload_optimizer", CPU | {"ratio": 0.5}, "own CPU Adam"),
+        (3, "offload_optimizer", CPU | {"super_offload": True}, "own CPU Adam"),
     ],
 )
-def test_what_would_damage_packed_bytes_is_refused_by_name(key, value, tmp_path):
-    path = fragment(tmp_path / "f.json", zero_optimization={"stage": 3, key: value})
+def test_what_cannot_be_done_is_refused_by_name_before_anything_is_loaded(
+    stage, key, value, word, tmp_path
+):
+    path = fragment(tmp_path / "f.json", zero_optimization={"stage": stage, key: value})
 
-    with pytest.raises(RecipeError, match=rf"zero_optimization\.{key}"):
-        read_fragment(path)
+    with pytest.raises(RecipeError, match=word) as raised:
+        plan_with(path)
+
+    assert f"zero_optimization.{key}" in str(raised.value)
+    assert "\n  fix: " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [(1, "offload_optimizer"), (2, "offload_optimizer"), (3, "offload_param")],
+)
+def test_what_works_is_let_through(stage, key, tmp_path):
+    zero = {"stage": stage, key: CPU, "zero_hpz_partition_size": 1}
+    zero |= {"stage3_param_persistence_threshold": "auto", "zero_quantized_weights": False}
+    path = fragment(tmp_path / "f.json", zero_optimization=zero)
+
+    assert plan_with(path).ds_config["zero_optimization"][key] == CPU
 
 
 def test_an_unknown_fragment_lists_those_that_ship():
@@ -73,9 +106,7 @@ def test_keys_of_a_fragment_survive_what_the_plan_adds(tmp_path):
     zero = {"stage": 3, "overlap_comm": False, "stage3_max_live_parameters": 123}
     path = fragment(tmp_path / "own.json", zero_optimization=zero, wall_clock_breakdown=True)
 
-    made = make_plan(
-        load_recipe(Path("recipes/debug.yaml"), [f"sharding.fragment={path}"]), World()
-    )
+    made = plan_with(path)
 
     assert zero.items() <= made.ds_config["zero_optimization"].items()
     assert made.ds_config["wall_clock_breakdown"] is True

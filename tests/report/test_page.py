@@ -175,7 +175,10 @@ def test_a_crashed_run_is_told_as_far_as_it_went(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.json", "recipe.yaml", "metrics.jsonl", "environment.json"])
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null", '{"steps": "x", "plan": 3}', "\0\xff"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[1]", "null", '{"steps": "x", "plan": 3, "forecast": {"load": 3}}', "\0\xff"],
+)
 def test_a_folder_with_hardly_anything_in_it_has_a_page_too(name, content, tmp_path):
     (tmp_path / name).write_text(content, encoding="latin-1")
 

@@ -35,6 +35,7 @@ WORLDS = {
     "2 ranks, backbone whole on each": (2, ["sharding.group=auto"]),
     "2 ranks, activation checkpointing": (2, ["train.activation_checkpointing=true"]),
     "2 ranks, optimizer on the host": (2, ["sharding.fragment=zero3_cpu"]),
+    "2 ranks, frozen weights on the host": (2, ["sharding.fragment=zero3_cpu_weights"]),
     "4 ranks, stage 3": (4, []),
     "4 ranks, backbone shared by 2": (4, ["sharding.group=2"]),
 }

@@ -1,10 +1,11 @@
 """What a run will cost before it starts: bytes by phase, traffic, seconds; and what would fit."""
 
+from bigpeft.plan.forecast.costs import costs
 from bigpeft.plan.forecast.forecast import RESERVE, Forecast, forecast, forecast_of
 from bigpeft.plan.forecast.hardware import CARDS, GIB, Hardware, read_bytes, read_speed
 from bigpeft.plan.forecast.phases import PHASES
-from bigpeft.plan.forecast.search import changes, cheapest_change, fitting
 from bigpeft.plan.forecast.setting import Setting
+from bigpeft.plan.forecast.verdict import advice, on_its_nodes, others_that_fit, verdict
 
 __all__ = [
     "CARDS",
@@ -14,11 +15,13 @@ __all__ = [
     "Forecast",
     "Hardware",
     "Setting",
-    "changes",
-    "cheapest_change",
-    "fitting",
+    "advice",
+    "costs",
     "forecast",
     "forecast_of",
+    "on_its_nodes",
+    "others_that_fit",
     "read_bytes",
     "read_speed",
+    "verdict",
 ]

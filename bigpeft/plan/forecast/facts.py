@@ -65,10 +65,12 @@ class Facts:
     itemsize: int
     activations: Activations
 
-    def passing(self, tensor: Tensor) -> int:
-        """Bytes on the way from the file to the rank that keeps it."""
+    def preparing(self, tensor: Tensor) -> int:
+        """Bytes of a tensor between the file and the first sending: as read, and the packing's own
+        fp32 or its copy in the compute dtype.
+        """
         read = tensor.numbers * self.source_itemsize
-        return read + (10 * tensor.numbers if tensor.is_packed else 3 * tensor.kept)
+        return read + (10 * tensor.numbers if tensor.is_packed else tensor.kept)
 
 
 def facts_of(

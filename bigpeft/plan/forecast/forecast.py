@@ -9,6 +9,7 @@ from bigpeft.plan.forecast.phases import PHASES, Bytes, bytes_by_phase
 from bigpeft.plan.forecast.setting import Setting
 from bigpeft.plan.forecast.speed import Speed, speed_of
 from bigpeft.plan.forecast.traffic import Traffic, traffic_of
+from bigpeft.plan.fragment_rules import offloads
 from bigpeft.plan.model import placement_of
 from bigpeft.plan.plan import Plan
 
@@ -42,10 +43,12 @@ class Forecast:
 
     @property
     def host(self) -> int:
-        """Bytes of a node's own memory: tensors being read, and offloaded optimizer state."""
+        """Bytes of a node's own memory: tensors being read, and what is kept there."""
         f, ranks = self.facts, self.setting.ranks
         largest = max((tensor.numbers for tensor in f.tensors), default=0)
         offloaded = f.trained * (12 + f.itemsize) // ranks if self.setting.offload else 0
+        if self.setting.weights_on_host:
+            offloaded += (f.packed + f.dense * f.itemsize) // self.setting.group
         return self.setting.gpus_per_node * (2 * largest * f.source_itemsize + offloaded)
 
     @property
@@ -116,6 +119,7 @@ def forecast_of(plan: Plan) -> Forecast:
         micro_size=recipe.batch.micro_size,
         global_size=recipe.batch.global_size,
         checkpointing=recipe.train.activation_checkpointing,
-        offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+        offload=offloads(zero, "offload_optimizer"),
+        weights_on_host=offloads(zero, "offload_param"),
     )
     return forecast(facts, setting, int(zero.get("reduce_bucket_size", 0)))

@@ -15,12 +15,11 @@ def bytes_by_phase(facts: Facts, setting: Setting, bucket: int) -> dict[str, Byt
     """
     f, size = facts, facts.itemsize
     held = held_by_kind(facts, setting, bucket)
-    sharded = setting.stage == 3 and setting.group > 1
     kept = setting.micro_size * f.activations.kept(f.layers, setting.checkpointing)
     logits = setting.micro_size * f.activations.logits
     again = setting.micro_size * f.activations.layer if setting.checkpointing else 0
-    blocks = 2 * f.block.bytes(size) if sharded else 0
-    ends = max(f.embedding, f.head) * size if sharded else 0
+    blocks = 2 * f.block.bytes(size) if setting.gathers else 0
+    ends = max(f.embedding, f.head) * size if setting.gathers else 0
     decoded = f.largest * size
     backbone = ("packed", "dense", "trained", "buffers")
     passing = setting.micro_size * f.activations.stream
@@ -61,10 +60,11 @@ def held_by_kind(facts: Facts, setting: Setting, bucket: int) -> Bytes:
     optimizer = -(-f.trained * 4 * masters // cut)
     gradients = -(-f.trained * size // (world if setting.stage >= 2 else 1))
     cut_kept = -(-f.kept * size // frozen) if zero3 and frozen > 1 else 0
+    here = not setting.weights_on_host
     cut_trained = -(-f.trained * size // world) if zero3 and world > 1 else 0
     return {
-        "packed": -(-f.packed // frozen),
-        "dense": -(-f.dense * size // frozen) + f.kept * size + cut_kept,
+        "packed": -(-f.packed // frozen) * here,
+        "dense": -(-f.dense * size // frozen) * here + f.kept * size + cut_kept,
         "trained": f.trained * size + cut_trained,
         "buffers": f.buffers,
         "gradients": 0 if setting.offload else gradients,
@@ -78,17 +78,22 @@ def _cut(world: int, wanted: bool) -> int:
 
 
 def _while_loading(facts: Facts, setting: Setting, whole: Bytes) -> Bytes:
-    """At its largest moment: what has come so far, and tensors on their way, large ones first and
-    one per rank in each round. A dense one is there as read, converted, received and cut; a packed
-    one as read, with the packing's own fp32 beside it.
+    """At its largest moment: what has come so far, what a round is sent through, and a tensor of
+    the next round in preparation. Large ones come first, one per rank in each round.
+
+    ZeRO-3 holds the round's own tensor and a received one beside their cuts; without it they stay.
+    Adapters are cut last.
     """
     cut = setting.group if setting.stage == 3 else 1
-    came, most = 0, (0, 0)
-    for first in range(0, len(facts.tensors), setting.ranks):
-        round_ = facts.tensors[first : first + setting.ranks]
-        passing = max(map(facts.passing, round_))
-        most = max(most, (came, passing), key=sum)
-        came += sum(tensor.kept for tensor in round_) // cut
-    share = min(1.0, most[0] / max(came, 1))
+    count = setting.ranks
+    rounds = [facts.tensors[i : i + count] for i in range(0, len(facts.tensors), count)]
+    ahead = [max(map(facts.preparing, round_)) for round_ in rounds]
+    came, most = 0, (0, ahead[0] if ahead else 0)
+    for round_, preparing in zip(rounds, [*ahead[1:], 0], strict=True):
+        came += sum(tensor.kept for tensor in round_) // cut * (not setting.weights_on_host)
+        held = sorted(tensor.kept for tensor in round_)[-2:] if setting.stage == 3 else []
+        most = max(most, (came, sum(held) + preparing), key=sum)
+    share = most[0] / max(1, sum(tensor.kept for tensor in facts.tensors) // cut)
     kinds = {kind: round(whole[kind] * share) for kind in ("packed", "dense")}
-    return whole | kinds | {"loading": most[1]}
+    uncut = {"trained": facts.trained * facts.itemsize}
+    return whole | kinds | uncut | {"loading": most[1]}

@@ -18,7 +18,7 @@ def fitting(
     """Every setting over these numbers of nodes that learns the same and fits, fastest first.
 
     Micro-batches go down from the recipe's global batch by halves, groups over the divisors of the
-    ranks, and checkpointing and the optimizer's place are tried both ways.
+    ranks; checkpointing and the optimizer's place are tried both ways, the weights' place stays.
     """
     found = [forecast(facts, setting, bucket) for setting in _settings(start, nodes)]
     fits = [one for one in found if one.spare(hardware.card.memory) >= 0]
@@ -65,7 +65,8 @@ def _settings(start: Setting, nodes: Iterable[int]) -> Iterator[Setting]:
     for count in nodes:
         ranks = count * start.gpus_per_node
         groups = [g for g in range(1, ranks + 1) if ranks % g == 0] if sharded else [1]
-        offloads = (False, True) if sharded else (start.offload,)
+        free = sharded and not start.weights_on_host
+        offloads = (False, True) if free else (start.offload,)
         for micro, checkpointing, group, offload in product(
             _micro_sizes(start.global_size // ranks), (False, True), groups, offloads
         ):

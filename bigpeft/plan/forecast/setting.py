@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Setting:
     """`group` ranks share one copy of the backbone (ZeRO-3); `offload` moves masters, moments and
-    gradient shards to the host.
+    gradient shards to the host, `weights_on_host` the frozen shards.
     """
 
     nodes: int
@@ -17,6 +17,12 @@ class Setting:
     global_size: int
     checkpointing: bool
     offload: bool = False
+    weights_on_host: bool = False
+
+    @property
+    def gathers(self) -> bool:
+        """Whether frozen weights are made whole for every pass."""
+        return self.stage == 3 and (self.group > 1 or self.weights_on_host)
 
     @property
     def ranks(self) -> int:
@@ -39,6 +45,7 @@ class Setting:
         extras = (", activation checkpointing" if self.checkpointing else "") + (
             ", optimizer on the host" if self.offload else ""
         )
+        extras += ", frozen weights on the host" if self.weights_on_host else ""
         return (
             f"{self.nodes} × {self.gpus_per_node} GPUs, ZeRO-{self.stage}, backbone {sharing}, "
             f"micro-batch {self.micro_size}{extras}"

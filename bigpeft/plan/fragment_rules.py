@@ -1,0 +1,105 @@
+"""Which keys of a DeepSpeed fragment the recipe owns, and what cannot be done with packed weights.
+
+Everything is judged by the file alone, so a plan made on a laptop refuses what a cluster would.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bigpeft.errors import FileError, RecipeError
+
+_OWNED_BY_RECIPE = {
+    "train_batch_size": "batch.global_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_size",
+    "gradient_accumulation_steps": "batch.global_size (it is derived)",
+    "gradient_clipping": "optimizer.clip",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "torch_autocast": "train.precision",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.schedule",
+    "activation_checkpointing": "train.activation_checkpointing",
+}
+
+_REFUSED = {
+    "zero_quantized_weights": (
+        "quantises what is gathered, and packed bytes are codes already",
+        "remove it: model.weights=nf4 sends a quarter of bf16",
+    ),
+    "zero_quantized_nontrainable_weights": (
+        "quantises frozen weights as it cuts them, and packed bytes are codes already",
+        "remove it: model.weights=nf4 keeps a quarter of bf16",
+    ),
+    "zero_quantized_gradients": (
+        "quantises gradients, of which adapters have few",
+        "remove it",
+    ),
+    "zero_hpz_partition_size": (
+        "keeps a second copy of the weights in each node and renews it after every step; frozen "
+        "weights never change, so one copy per node is enough",
+        "remove it and write sharding.group=node (or a number of ranks) in the recipe",
+    ),
+    "zenflow": ("splits DeepSpeed's own CPU Adam, which is not used here", "remove it"),
+}
+
+
+def check_fragment(path: Path, content: Any) -> None:
+    """Raises FileError for what is no fragment, RecipeError for a key that cannot be used."""
+    zero = content.get("zero_optimization") if isinstance(content, dict) else None
+    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
+        raise FileError(
+            str(path),
+            "has no zero_optimization section with a stage from 0 to 3",
+            "start from a file of ds_configs/",
+        )
+    for key in content:
+        if key in _OWNED_BY_RECIPE:
+            raise RecipeError(
+                f"{path}: {key}", "belongs to the recipe", f"set {_OWNED_BY_RECIPE[key]} there"
+            )
+    for key, (why, fix) in _REFUSED.items():
+        value = zero.get(key)
+        if value is True or (value and value != 1):
+            raise RecipeError(f"{path}: zero_optimization.{key}", why, fix)
+    _check_offload(path, zero, "offload_optimizer", least_stage=1)
+    _check_offload(path, zero, "offload_param", least_stage=3)
+
+
+def offloads(zero: Mapping[str, Any], key: str) -> bool:
+    """Whether this section of a fragment moves anything off the GPU."""
+    return (zero.get(key) or {}).get("device", "none") != "none"
+
+
+def _check_offload(path: Path, zero: Mapping[str, Any], key: str, least_stage: int) -> None:
+    if not offloads(zero, key):
+        return
+    section, where = zero[key], f"{path}: zero_optimization.{key}"
+    stage = zero.get("stage", 0)
+    if stage < least_stage:
+        raise RecipeError(
+            where, f"has no effect at stage {stage}", f"write stage {least_stage}, or remove it"
+        )
+    if section["device"] == "nvme":
+        raise RecipeError(f"{where}.device", *_NVME[key])
+    for name, plain in _CPU_ADAM.items():
+        if section.get(name, plain) != plain:
+            raise RecipeError(
+                f"{where}.{name}",
+                "needs DeepSpeed's own CPU Adam, which is not used here",
+                f"remove {name}",
+            )
+
+
+_CPU_ADAM = {"ratio": 1.0, "super_offload": False}
+_NVME = {
+    "offload_optimizer": (
+        "nvme is not supported: checkpoints read masters and moments from memory, and those of "
+        "adapters are few, 12 bytes for each trained number over all ranks",
+        "write cpu",
+    ),
+    "offload_param": (
+        "nvme swaps numbers of one floating-point type, and packed weights are bytes",
+        "write cpu, or let more ranks share the backbone with sharding.group",
+    ),
+}

@@ -78,22 +78,22 @@ def _cut(world: int, wanted: bool) -> int:
 
 
 def _while_loading(facts: Facts, setting: Setting, whole: Bytes) -> Bytes:
-    """At its largest moment: what has come so far, what a round is sent through, and a tensor of
-    the next round in preparation. Large ones come first, one per rank in each round.
-
-    ZeRO-3 holds the round's own tensor and a received one beside their cuts; without it they stay.
-    Adapters are cut last.
+    """At its largest moment: what has come so far, and tensors on their way, large ones first and
+    one per rank in each round. While a rank receives the first of a round and cuts it, its own
+    waits to be sent, and that of the next round is read. Adapters are cut last.
     """
     cut = setting.group if setting.stage == 3 else 1
-    count = setting.ranks
-    rounds = [facts.tensors[i : i + count] for i in range(0, len(facts.tensors), count)]
-    ahead = [max(map(facts.preparing, round_)) for round_ in rounds]
-    came, most = 0, (0, ahead[0] if ahead else 0)
-    for round_, preparing in zip(rounds, [*ahead[1:], 0], strict=True):
+    tensors = facts.tensors
+    rounds = [tensors[i : i + setting.ranks] for i in range(0, len(tensors), setting.ranks)]
+    came, most = 0, (0, facts.reading(rounds[0][0]))
+    for round_, coming in zip(rounds, [*rounds[1:], tensors[:0]], strict=True):
+        waiting = round_[0].kept + (round_[-1].kept if len(round_) > 1 else 0)
+        being_cut = round_[0].kept // cut if setting.stage == 3 else 0
+        ahead = max(map(facts.reading, coming), default=0)
+        most = max(most, (came, waiting + being_cut + ahead), key=sum)
         came += sum(tensor.kept for tensor in round_) // cut * (not setting.weights_on_host)
-        held = sorted(tensor.kept for tensor in round_)[-2:] if setting.stage == 3 else []
-        most = max(most, (came, sum(held) + preparing), key=sum)
-    share = most[0] / max(1, sum(tensor.kept for tensor in facts.tensors) // cut)
+        most = max(most, (came, ahead), key=sum)
+    share = min(1.0, most[0] / max(came, 1))
     kinds = {kind: round(whole[kind] * share) for kind in ("packed", "dense")}
     uncut = {"trained": facts.trained * facts.itemsize}
     return whole | kinds | uncut | {"loading": most[1]}

@@ -104,6 +104,9 @@ def forecast_of(plan: Plan) -> Forecast:
     zero = plan.ds_config["zero_optimization"]
     recipe, world = plan.recipe, plan.world
     whole = plan.stage < 3
+    written = plan.model.config.dtype
+    if not isinstance(written, torch.dtype):
+        written = torch.float32
     facts = facts_of(
         plan.model,
         plan.seated.values(),
@@ -111,7 +114,7 @@ def forecast_of(plan: Plan) -> Forecast:
         plan.dtype,
         recipe.data.max_length,
         threshold=0 if whole else int(zero["stage3_param_persistence_threshold"]),
-        source_itemsize=(plan.model.config.dtype or torch.float32).itemsize,
+        source_itemsize=written.itemsize,
     )
     setting = Setting(
         nodes=world.size // world.local_size,

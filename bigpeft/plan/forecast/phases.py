@@ -84,9 +84,11 @@ def _while_loading(facts: Facts, setting: Setting, whole: Bytes) -> Bytes:
     """
     cut = setting.group if setting.stage == 3 else 1
     tensors = facts.tensors
-    rounds = [tensors[i : i + setting.ranks] for i in range(0, len(tensors), setting.ranks)]
-    came, most = 0, (0, facts.reading(rounds[0][0]))
-    for round_, coming in zip(rounds, [*rounds[1:], tensors[:0]], strict=True):
+    count = setting.ranks
+    rounds = [list(tensors[i : i + count]) for i in range(0, len(tensors), count)]
+    came, most = 0, (0, facts.reading(tensors[0]))
+    for number, round_ in enumerate(rounds, start=1):
+        coming = rounds[number] if number < len(rounds) else []
         waiting = round_[0].kept + (round_[-1].kept if len(round_) > 1 else 0)
         being_cut = round_[0].kept // cut if setting.stage == 3 else 0
         ahead = max(map(facts.reading, coming), default=0)

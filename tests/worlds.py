@@ -11,6 +11,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 _TIMEOUT = 300
@@ -25,8 +26,7 @@ class RankPool:
     """`size` processes that have joined one process group."""
 
     def __init__(self, size: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        port = free_port()
+        context, port = processes(), free_port()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(size):
@@ -103,6 +103,13 @@ def close_all() -> None:
 atexit.register(close_all)
 
 
+def processes() -> ForkServerContext:
+    """What starts processes that have imported all of training already, in no time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.train.runs"])
+    return context
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -122,9 +129,12 @@ def join(rank: int, size: int, port: int) -> None:
         DS_ACCELERATOR="cpu",
         OMP_NUM_THREADS="1",
     )
+    import torch
+
     from bigpeft.train.engine import join_processes
     from bigpeft.world import read_world
 
+    torch.set_num_threads(1)  # its server had more when it imported torch, and sums depend on it
     join_processes(read_world())
 
 

@@ -4,7 +4,6 @@ A moment is the number of a system call on the checkpoints' folder, which Python
 audit hooks; the process kills itself just before it makes that call.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,11 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bigpeft.train.metrics import read_rows
 from tests.train.runs import train_here
-from tests.worlds import free_port, join
+from tests.worlds import free_port, join, processes
 
 _GRACE = 20
 
@@ -40,8 +37,7 @@ def calls(folder: Path, overrides: Sequence[str], rank: int) -> list[str]:
 
 
 def _run(folder: Path, overrides: Sequence[str], fault: tuple[str, int, float]) -> list[str]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.train.runs"])
+    context = processes()
     heard, port = context.SimpleQueue(), free_port()
     ranks = [
         context.Process(target=_rank, args=(rank, port, folder, list(overrides), fault, heard))
@@ -86,7 +82,6 @@ def _rank(
     heard: Any,
 ) -> None:
     join(rank, 2, port)
-    torch.set_num_threads(1)  # the server had more when it imported torch, and sums depend on it
     kind, victim, moment = fault
     listener = _Listener(folder / "checkpoints", int(moment) if kind == "call" else None)
     if rank == victim and kind != "time":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bigpeft.export import read_adapter
+from tests.commands import train_script
 
 BIN = Path(sys.executable).parent
 TRAIN = ["launch/train.py", "--recipe", "recipes/debug.yaml"]
@@ -127,12 +128,21 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     ],
 )
 def test_a_mistake_is_one_message_without_a_traceback_and_exit_code_2(override, word, tmp_path):
-    done = launch(f"run.folder={tmp_path}/run", override)
+    ranks = train_script(2, *TRAIN[1:], f"run.folder={tmp_path}/run", override)
+
+    assert [done.returncode for done in ranks] == [2, 2]
+    said = "".join(map(everything, ranks))
+    assert "Traceback" not in said
+    assert said.count(word) == 1
+    assert "fix:" in said
+
+
+def test_a_launcher_says_a_mistake_once_and_exits_with_2(tmp_path):
+    done = launch(f"run.folder={tmp_path}/run", "batch.micro_sise=2")
 
     assert done.returncode == 2, everything(done)
     assert "Traceback" not in everything(done)
-    assert of_ours(everything(done)).count(word) == 1
-    assert "fix:" in of_ours(everything(done))
+    assert of_ours(everything(done)).count("did you mean batch.micro_size") == 1
 
 
 def test_an_interrupted_run_leaves_a_whole_checkpoint_and_no_process(tmp_path):

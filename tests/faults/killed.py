@@ -16,9 +16,7 @@ from typing import Any
 
 from bigpeft.train.metrics import read_rows
 from tests.train.runs import train_here
-from tests.worlds import free_port, join, processes
-
-_GRACE = 20
+from tests.worlds import end, free_port, join, processes
 
 
 def killed_at(folder: Path, overrides: Sequence[str], rank: int, moment: int) -> None:
@@ -48,21 +46,10 @@ def _run(folder: Path, overrides: Sequence[str], fault: tuple[str, int, float]) 
     if fault[0] == "time":
         _kill_later(folder / "metrics.jsonl", ranks, *fault[1:])
     told = heard.get() if fault[0] == "listen" else []
-    _end(ranks)
+    end(ranks)
     killed = [process.exitcode == -signal.SIGKILL for process in ranks]
     assert fault[0] == "listen" or any(killed), "the run ended before the fault"
     return told
-
-
-def _end(ranks: Sequence[BaseProcess]) -> None:
-    """As a launcher does: when one has died, the others have a while, and are killed."""
-    while all(process.is_alive() for process in ranks):
-        time.sleep(0.02)
-    deadline = time.monotonic() + _GRACE
-    for process in ranks:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()
-        process.join()
 
 
 def _kill_later(metrics: Path, ranks: Sequence[BaseProcess], steps: int, seconds: float) -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from bigpeft.export import read_adapter
 from tests.commands import train_script
+from tests.worlds import free_port
 
 BIN = Path(sys.executable).parent
 TRAIN = ["launch/train.py", "--recipe", "recipes/debug.yaml"]
-LAUNCH = [str(BIN / "deepspeed"), "--num_gpus", "2", *TRAIN]
+LAUNCH = [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port()), *TRAIN]
 TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", *TRAIN]
 ENVIRONMENT = os.environ | {
     "DS_ACCELERATOR": "cpu",
@@ -155,7 +156,7 @@ def test_an_interrupted_run_leaves_a_whole_checkpoint_and_no_process(tmp_path):
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list((folder / "checkpoints").glob("step-*6")) and time.monotonic() < deadline:
         time.sleep(0.2)
 
@@ -189,7 +190,7 @@ def test_a_run_that_is_told_to_stop_exits_with_75(tmp_path):
 
 def test_a_mistake_that_is_made_twice_is_told_twice(tmp_path):
     """Without a launcher both processes have one parent, as from a shell."""
-    command = [sys.executable, *LAUNCH[3:], f"run.folder={tmp_path}/run", "batch.micro_sise=2"]
+    command = [sys.executable, *TRAIN, f"run.folder={tmp_path}/run", "batch.micro_sise=2"]
 
     for _ in range(2):
         done = subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bigpeft.export import read_adapter
-from tests.commands import train_script
+from tests.commands import bigpeft, train_script
 from tests.worlds import free_port
 
 BIN = Path(sys.executable).parent
@@ -88,14 +88,15 @@ def test_a_run_is_stopped_resumed_and_leaves_what_the_readme_says(tmp_path):
     report = (folder / "report.html").read_text()
     (folder / "report.html").unlink()
     (folder / "report.html").mkdir()  # the next one cannot be written
-    refused = launch(*common)
+    refused = train_script(2, *TRAIN[1:], *common)
     finished = launch(*common, "checkpoint.resume=auto")
     other = launch(f"run.folder={tmp_path}/other", "train.steps=2", words=TORCHRUN)
 
     assert stopped.returncode == 75, everything(stopped)
-    assert refused.returncode == 2
-    assert "holds a run already" in everything(refused)
-    assert "checkpoint.resume=auto" in everything(refused)
+    assert [rank.returncode for rank in refused] == [2, 2]
+    told = "".join(map(everything, refused))
+    assert told.count("holds a run already") == 1
+    assert "checkpoint.resume=auto" in told
     assert finished.returncode == 0, everything(finished)
     assert "resumed step-000002" in finished.stdout
     assert 'id="checkpoints"' in report
@@ -166,12 +167,7 @@ def test_an_interrupted_run_leaves_a_whole_checkpoint_and_no_process(tmp_path):
     assert gone(process.pid, within=30)
     checkpoints = [p for p in (folder / "checkpoints").glob("step-*") if p.suffix != ".tmp"]
     assert checkpoints
-    verify = subprocess.run(
-        [str(BIN / "bigpeft"), "verify", str(folder / "checkpoints")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    verify = bigpeft("verify", folder / "checkpoints")
     assert verify.returncode == 0, verify.stdout
     assert process.returncode not in (0, None)
 
@@ -181,11 +177,12 @@ def test_a_run_that_is_told_to_stop_exits_with_75(tmp_path):
     folder.mkdir()
     (folder / "stop").touch()
 
-    done = launch(f"run.folder={folder}", "eval=null")
+    ranks = train_script(2, *TRAIN[1:], f"run.folder={folder}", "eval=null")
 
-    assert done.returncode == 75, everything(done)
-    assert "stopped by a file stop after step 1" in of_ours(everything(done))
-    assert "checkpoint.resume=auto goes on" in of_ours(everything(done))
+    said = "".join(map(everything, ranks))
+    assert [rank.returncode for rank in ranks] == [75, 75], said
+    assert "stopped by a file stop after step 1" in said
+    assert "checkpoint.resume=auto goes on" in said
 
 
 def test_a_mistake_that_is_made_twice_is_told_twice(tmp_path):

@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+WORKERS ?= 2
 MODEL := models/smollm2-135m-instruct
 RANKS ?= $(shell test "$$(nvidia-smi -L 2>/dev/null | wc -l)" = 1 && echo 1 || echo 2)
 
@@ -29,7 +30,7 @@ check: setup
 	codespell
 
 test: check
-	pytest
+	OMP_NUM_THREADS=1 pytest -n $(WORKERS) --dist loadfile
 
 faults: setup
 	pytest -m 'long or not long' tests/faults

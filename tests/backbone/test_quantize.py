@@ -2,7 +2,6 @@
 
 import json
 import resource
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from bigpeft.errors import FileError, RecipeError, WeightError
 from bigpeft.quant import CodecOptions, make_codec
 from tests.backbone.families import saved_model
 from tests.interruption import Interrupted, half_way
+from tests.worlds import processes
 
 CPU = torch.device("cpu")
 NF4 = make_codec("nf4", CodecOptions())
@@ -323,7 +323,7 @@ def race(folder: Path, cache: Path, queue) -> None:
 
 def test_two_processes_that_race_for_a_cache_both_get_it_and_one_packs(tmp_path):
     saved_model("llama", tmp_path / "dense", num_hidden_layers=12)
-    context = get_context("spawn")
+    context = processes()
     queue = context.Queue()
     both = [
         context.Process(target=race, args=(tmp_path / "dense", tmp_path / "cache", queue))

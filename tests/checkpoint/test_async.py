@@ -20,7 +20,7 @@ from tests.disks import fill, set_read_only, small_disk
 from tests.train.runs import DEBUG, column, run, train_here
 from tests.worlds import world
 
-OVERRIDES = ["train.steps=6", "eval=null", "method.dropout=0.1"]
+OVERRIDES = ["model.layers=2", "train.steps=6", "eval=null", "method.dropout=0.1"]
 EVERY = "checkpoint={every: 2, keep: 9}"
 ASYNC = "checkpoint={every: 2, keep: 9, async: true}"
 SLOW = 0.4

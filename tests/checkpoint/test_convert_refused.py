@@ -24,6 +24,7 @@ from tests.checkpoint.deepspeed_saves import (
     save_peft_here,
     stock_base,
 )
+from tests.commands import bigpeft
 from tests.train.runs import DEBUG, run
 from tests.worlds import world
 
@@ -203,13 +204,14 @@ def test_a_run_folder_that_is_used_keeps_what_it_has(used, saves, base, tmp_path
         verify(step)
 
 
-def command(theirs: Path, folder: Path, overrides: list[str]) -> list[str]:
-    words = [sys.executable, "-m", "bigpeft", "convert-checkpoint", str(theirs)]
-    return [*words, "--recipe", str(DEBUG), f"run.folder={folder}", *overrides]
+def arguments(theirs: Path, folder: Path, overrides: list[str]) -> list[str]:
+    words = ["convert-checkpoint", str(theirs), "--recipe", str(DEBUG)]
+    return [*words, f"run.folder={folder}", *overrides]
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_a_checkpoint(saves, base, tmp_path):
-    words = [*command(saves, tmp_path / "run", recipe_of(base, LORA)), "--unpickle"]
+    words = [sys.executable, "-m", "bigpeft"]
+    words += [*arguments(saves, tmp_path / "run", recipe_of(base, LORA)), "--unpickle"]
 
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 16; exec {shlex.join(words)}"],  # files of 16 KiB at most
@@ -237,9 +239,7 @@ class Trap:
 
 def test_nothing_is_unpickled_without_the_flag(theirs, base, tmp_path):
     (theirs / "global_step2" / MODEL).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    words = command(theirs, tmp_path / "run", recipe_of(base, LORA))
-
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = bigpeft(*arguments(theirs, tmp_path / "run", recipe_of(base, LORA)))
 
     assert done.returncode == 2
     assert "opening a pickle can run any code" in done.stderr

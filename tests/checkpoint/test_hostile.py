@@ -1,13 +1,15 @@
 """Checkpoints that somebody made up, whose manifest agrees with them: refused by name."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.train.runs import refusals, run
 
-OVERRIDES = ["train.steps=2", "eval=null"]
+OVERRIDES = ["model.layers=1", "train.steps=2", "eval=null"]
 
 HOSTILE = {
     "of the future": {"version": 99},
@@ -18,9 +20,19 @@ HOSTILE = {
 }
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(1, tmp_path_factory.mktemp("stopped") / "run", *OVERRIDES, "train.stop_after=1")
+
+
+@pytest.fixture
+def cut(stopped, tmp_path) -> Path:
+    """A copy, to be forged."""
+    return shutil.copytree(stopped, tmp_path / "cut")
+
+
 @pytest.mark.parametrize("how", HOSTILE)
-def test_a_description_that_is_none_is_refused_by_name(how, tmp_path, resealed):
-    cut = run(1, tmp_path / "cut", *OVERRIDES, "train.stop_after=1")
+def test_a_description_that_is_none_is_refused_by_name(how, cut, resealed):
     meta = next((cut / "checkpoints").glob("step-*")) / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | HOSTILE[how]))
     resealed(meta.parent)
@@ -31,8 +43,7 @@ def test_a_description_that_is_none_is_refused_by_name(how, tmp_path, resealed):
     assert f"{meta}: describes no checkpoint" in text
 
 
-def test_shapes_of_any_size_may_be_claimed_and_nothing_is_made_of_them(tmp_path, resealed):
-    cut = run(1, tmp_path / "cut", *OVERRIDES, "train.stop_after=1")
+def test_shapes_of_any_size_may_be_claimed_and_nothing_is_made_of_them(cut, resealed):
     meta = next((cut / "checkpoints").glob("step-*")) / "meta.json"
     content = json.loads(meta.read_text())
     name = next(iter(content["parameters"]))

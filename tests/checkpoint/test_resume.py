@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from tests.train.runs import column, final_state, run
 
 OVERRIDES = [
+    "model.layers=2",
     "batch={global_size: 8, micro_size: 2}",
     "data.limit=12",  # an epoch is a step and a half: the stop is in the middle of the second
     "train.steps=4",

@@ -3,32 +3,22 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import Done, bigpeft
 from tests.train.runs import DEBUG, run, train_and_save_here
-from tests.worlds import free_port, world
+from tests.worlds import ENVIRONMENT, free_port, world
 
-QUIET = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 MORE = ["train.steps=2", "eval.samples=3", "model.layers=1"]
 
 
-def call(*words: str | Path, ranks: int = 1, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bigpeft"]
-    if ranks > 1:
-        command = ["deepspeed", "--num_gpus", str(ranks), "--master_port", str(free_port())]
-        command += ["--no_local_rank", "--module", "bigpeft"]
-    environment = QUIET if ranks > 1 else {k: v for k, v in QUIET.items() if "RANK" not in k}
-    return subprocess.run(
-        [*command, *map(str, words)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        input=stdin,
-    )
+def on_two_ranks(*words: str | Path) -> Done:
+    command = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port())]
+    command += ["--no_local_rank", "--module", "bigpeft", *map(str, words)]
+    environment = os.environ | ENVIRONMENT
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def train_here(folder: Path) -> None:
@@ -42,9 +32,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_an_evaluation_afterwards_is_the_run_s_own_last_one(ranks, folder):
-    done = call("eval", folder, "--json", ranks=ranks)
+@pytest.mark.parametrize("call", [bigpeft, on_two_ranks])
+def test_an_evaluation_afterwards_is_the_run_s_own_last_one(call, folder):
+    done = call("eval", folder, "--json")
 
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
@@ -56,7 +46,9 @@ def test_another_recipe_may_say_what_is_measured(folder, tmp_path):
     recipe = tmp_path / "other.yaml"
     recipe.write_text(DEBUG.read_text().replace("eval: {path", "eval: {limit: 4, path"))
 
-    done = call("eval", folder, "--recipe", recipe, f"run.folder={tmp_path}", "--task", "held_out")
+    done = bigpeft(
+        "eval", folder, "--recipe", recipe, f"run.folder={tmp_path}", "--task", "held_out"
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].split()[:2] == ["held_out", "loss"]
@@ -74,7 +66,7 @@ def test_the_harness_asks_a_run_offline(folder, tmp_path):
         'target_delimiter: ""\nmetric_list: [{metric: acc}]\n'
     )
 
-    done = call("eval", folder, "--harness", "sums", "--harness-tasks", tmp_path,
+    done = bigpeft("eval", folder, "--harness", "sums", "--harness-tasks", tmp_path,
                 "--chat", "--limit", 1, "--json")  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -87,7 +79,7 @@ def test_the_harness_asks_a_run_offline(folder, tmp_path):
 def test_answers_to_rows_are_those_of_the_run_s_samples(folder):
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
-    done = call("generate", folder, "--batch", "recipes/data/debug/heldout.jsonl",
+    done = bigpeft("generate", folder, "--batch", "recipes/data/debug/heldout.jsonl",
                 "--max-new-tokens", 128)  # fmt: skip
 
     assert done.returncode == 0, done.stderr
@@ -101,7 +93,7 @@ def test_rows_need_no_answer_to_be_answered(folder, tmp_path):
     asked = [{"messages": [{"role": "user", "content": "hello"}]}, {"prompt": "2 + 2 ="}]
     rows.write_text("".join(json.dumps(row) + "\n" for row in asked))
 
-    done = call("generate", folder, "--batch", rows, "--max-new-tokens", 2)
+    done = bigpeft("generate", folder, "--batch", rows, "--max-new-tokens", 2)
 
     assert done.returncode == 0, done.stderr
     prompts = [json.loads(line)["prompt"] for line in done.stdout.splitlines()]
@@ -111,13 +103,13 @@ def test_rows_need_no_answer_to_be_answered(folder, tmp_path):
 def test_a_run_that_has_not_ended_answers_with_its_newest_checkpoint(tmp_path):
     unfinished = run(1, tmp_path / "run", *MORE, "train.stop_after=1")
 
-    done = call("generate", unfinished, "hello", "--max-new-tokens", 2)
+    done = bigpeft("generate", unfinished, "hello", "--max-new-tokens", 2)
 
     assert done.returncode == 0, done.stderr
 
 
 def test_a_talk_ends_with_the_input(folder):
-    done = call("generate", folder, "--chat", "--max-new-tokens", 2, stdin="hello\n\nand now?\n")
+    done = bigpeft("generate", folder, "--chat", "--max-new-tokens", 2, stdin="hello\n\nand now?\n")
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("> ") == 4
@@ -139,7 +131,7 @@ def test_a_talk_ends_with_the_input(folder):
 def test_what_cannot_be_used_is_one_message_and_code_2(words, why, folder, tmp_path):
     places = {"RUN": str(folder), "NOWHERE": str(tmp_path)}
 
-    done = call(*(places.get(word, word) for word in words))
+    done = bigpeft(*(places.get(word, word) for word in words))
 
     assert done.returncode == 2
     assert why in done.stdout

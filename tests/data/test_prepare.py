@@ -3,7 +3,6 @@
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 from bigpeft.data import Tokens, fingerprint_of, load_tokenizer, prepare
 from bigpeft.errors import DataError, FileError
 from tests.data.conftest import build_tokenizer
+from tests.worlds import processes
 
 MARK = "f" * 64
 FILE = "train-ffffffffffffffff.safetensors"
@@ -18,7 +18,7 @@ FILE = "train-ffffffffffffffff.safetensors"
 
 @pytest.fixture(scope="module")
 def other_process():
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=processes()) as pool:
         pool.submit(os.getpid).result()
         yield pool
 

@@ -4,7 +4,6 @@ A moment is the number of a system call on the checkpoints' folder, which Python
 audit hooks; the process kills itself just before it makes that call.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,13 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bigpeft.train.metrics import read_rows
 from tests.train.runs import train_here
-from tests.worlds import free_port, join
-
-_GRACE = 20
+from tests.worlds import end, free_port, join, processes
 
 
 def killed_at(folder: Path, overrides: Sequence[str], rank: int, moment: int) -> None:
@@ -40,8 +35,7 @@ def calls(folder: Path, overrides: Sequence[str], rank: int) -> list[str]:
 
 
 def _run(folder: Path, overrides: Sequence[str], fault: tuple[str, int, float]) -> list[str]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.train.runs"])
+    context = processes()
     heard, port = context.SimpleQueue(), free_port()
     ranks = [
         context.Process(target=_rank, args=(rank, port, folder, list(overrides), fault, heard))
@@ -52,21 +46,10 @@ def _run(folder: Path, overrides: Sequence[str], fault: tuple[str, int, float]) 
     if fault[0] == "time":
         _kill_later(folder / "metrics.jsonl", ranks, *fault[1:])
     told = heard.get() if fault[0] == "listen" else []
-    _end(ranks)
+    end(ranks)
     killed = [process.exitcode == -signal.SIGKILL for process in ranks]
     assert fault[0] == "listen" or any(killed), "the run ended before the fault"
     return told
-
-
-def _end(ranks: Sequence[BaseProcess]) -> None:
-    """As a launcher does: when one has died, the others have a while, and are killed."""
-    while all(process.is_alive() for process in ranks):
-        time.sleep(0.02)
-    deadline = time.monotonic() + _GRACE
-    for process in ranks:
-        process.join(max(0.0, deadline - time.monotonic()))
-        process.kill()
-        process.join()
 
 
 def _kill_later(metrics: Path, ranks: Sequence[BaseProcess], steps: int, seconds: float) -> None:
@@ -86,7 +69,6 @@ def _rank(
     heard: Any,
 ) -> None:
     join(rank, 2, port)
-    torch.set_num_threads(1)  # the server had more when it imported torch, and sums depend on it
     kind, victim, moment = fault
     listener = _Listener(folder / "checkpoints", int(moment) if kind == "call" else None)
     if rank == victim and kind != "time":

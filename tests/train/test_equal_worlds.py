@@ -52,6 +52,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "".join(json.dumps({"prompt": p + " ", "completion": c}) + "\n" for p, c in rows)
     )
     return [
+        "model.layers=2",
         f"batch.global_size={ROWS}",
         f"train.steps={STEPS}",
         "optimizer.clip=0.5",

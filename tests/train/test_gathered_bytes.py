@@ -52,6 +52,7 @@ def count_here(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     gc.collect()
     earlier = packed_storages()  # of other tests' models; kept, so that no address is used again
+    gc.freeze()  # no walk need see these objects again
     between: list[int] = []
     reading: list[int] = []
     reads = itertools.count()
@@ -82,6 +83,7 @@ def count_here(folder: Path, overrides: list[str]) -> dict[str, Any]:
             train_here(folder, overrides)
     finally:
         TargetLogits.loss_sum, PackedWeight.dense = loss_sum, dense
+        gc.unfreeze()
     return {"between": between, "reading": reading, "saved_weights": saved_weights}
 
 

@@ -149,21 +149,28 @@ def answered(quiz, tmp_path_factory) -> tuple[Any, dict[int, Answers]]:
     return dense, found
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_likelihoods_and_answers_are_those_of_the_harness_s_own_model(size, answered):
-    dense, found = answered
-    theirs = HFLM(
-        pretrained=dense,
+@pytest.fixture(scope="module")
+def theirs(answered) -> tuple[list[tuple[float, bool]], list[float], list[str]]:
+    """What the harness's own model answers."""
+    model = HFLM(
+        pretrained=answered[0],
         tokenizer=load_tokenizer(TOKENIZER),
         backend="causal",
         max_length=LIMIT - 1,
         batch_size=1,
     )
-    likelihoods = theirs.loglikelihood(requests("loglikelihood", CHOICES), disable_tqdm=True)
-    whole = theirs.loglikelihood_rolling(requests("loglikelihood_rolling", WHOLE), True)
-    generated = theirs.generate_until(requests("generate_until", GENERATED), disable_tqdm=True)
+    return (
+        model.loglikelihood(requests("loglikelihood", CHOICES), disable_tqdm=True),
+        model.loglikelihood_rolling(requests("loglikelihood_rolling", WHOLE), True),
+        model.generate_until(requests("generate_until", GENERATED), disable_tqdm=True),
+    )
 
-    mine = found[size]
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_likelihoods_and_answers_are_those_of_the_harness_s_own_model(size, answered, theirs):
+    likelihoods, whole, generated = theirs
+
+    mine = answered[1][size]
     assert [one for one, _ in mine.choices] == pytest.approx([one for one, _ in likelihoods], 1e-5)
     assert [greedy for _, greedy in mine.choices] == [greedy for _, greedy in likelihoods]
     assert mine.whole == pytest.approx(whole, rel=1e-5)

@@ -20,6 +20,7 @@ from tests.data.test_collate import tokens_of
 from tests.train.runs import DEBUG, column, final_state, refusals, run
 
 ROWS = [
+    "model.layers=2",
     "data.limit=32",
     "data.shuffle=false",
     "train.steps=3",
@@ -103,6 +104,7 @@ def test_attention_is_of_the_kind_that_the_recipe_names(tmp_path):
 
 
 WORKERS = [
+    "model.layers=2",
     "data.workers=2",
     "batch={global_size: 4, micro_size: 1}",
     "method={name: adalora, rank: 4, target_rank: 2, interval: 1, final_share: 0.2, dropout: 0.1}",

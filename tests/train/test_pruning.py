@@ -41,6 +41,7 @@ WORLDS = {
         ["batch.micro_size=2", "sharding.fragment=zero3_cpu"],
     ),
 }
+TWO_PASSES = "batch.micro_size=2"  # of two ranks
 Seats = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -111,7 +112,7 @@ def test_masks_are_neither_full_nor_the_first_ones(oracle):
 @pytest.mark.parametrize("fragment", ["zero0", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_closed_stays_zero_in_masters_of_bf16_runs(method, fragment, tmp_path):
-    more = [f"sharding.fragment={fragment}", "train.precision=bf16"]
+    more = [f"sharding.fragment={fragment}", "train.precision=bf16", TWO_PASSES]
 
     for seats in world(2).call(seats_here, tmp_path, [*STEPS, *more, METHODS[method]]):
         for mask, master, live in seats.values():
@@ -127,7 +128,7 @@ def test_what_is_closed_stays_zero_in_masters_of_bf16_runs(method, fragment, tmp
 def test_moments_that_adam_has_not_made_are_zero_and_may_be_written(
     precision, fragment, oracle, tmp_path
 ):
-    more = [f"sharding.fragment={fragment}", f"train.precision={precision}", oracle[0]]
+    more = [f"sharding.fragment={fragment}", f"train.precision={precision}", TWO_PASSES, oracle[0]]
     world(2).call(seats_here, tmp_path / "alone", [*STEPS, *more])
 
     zeros = world(2).call(touched_here, tmp_path / "touched", [*STEPS, *more])

@@ -15,7 +15,7 @@ from bigpeft.train.folder import open_run
 from bigpeft.world import World
 from tests.train.runs import column, run
 
-OVERRIDES = ["train.steps=4", "checkpoint.every=1", "eval=null"]
+OVERRIDES = ["model.layers=1", "train.steps=4", "checkpoint.every=1", "eval=null"]
 
 
 def status(folder: Path) -> dict:
@@ -60,7 +60,7 @@ def test_a_run_that_goes_on_says_when_it_ends_and_a_killed_one_that_it_does_not(
         command, env=os.environ | {"DS_ACCELERATOR": "cpu"}, stdout=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list((folder / "checkpoints").glob("step-*3")) and time.monotonic() < deadline:
             time.sleep(0.2)
         found = status(folder)

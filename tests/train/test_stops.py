@@ -17,7 +17,7 @@ from bigpeft.world import World, read_world
 from tests.train.runs import DEBUG, column, refusals, run
 from tests.worlds import world
 
-OVERRIDES = ["train.steps=30", "eval=null", "method.dropout=0.1"]
+OVERRIDES = ["model.layers=1", "train.steps=30", "eval=null", "method.dropout=0.1"]
 
 
 def told(folder: Path, number: int) -> tuple[str, bool]:

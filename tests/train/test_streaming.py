@@ -10,6 +10,7 @@ from tests.checkpoint.test_resume import assert_same
 from tests.train.runs import column, final_state, refusals, run
 
 STREAM = [
+    "model.layers=1",
     "data.streaming=true",
     "data.window=11",
     "batch={global_size: 6, micro_size: 1}",

@@ -16,6 +16,7 @@ from bigpeft.backbone.sources import (
     Verified,
     WeightSource,
     open_folder,
+    written_dtype,
 )
 from bigpeft.backbone.stopwatch import Stopwatch
 
@@ -42,4 +43,5 @@ __all__ = [
     "quantize",
     "read_config",
     "through_cache",
+    "written_dtype",
 ]

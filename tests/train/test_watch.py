@@ -4,7 +4,6 @@ Oracle: who was hit, and what it had been told to do.
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from bigpeft.cli.train import main
 from bigpeft.errors import DataError
 from bigpeft.train.metrics import read_rows
 from bigpeft.train.verdict import Standing, final_code
-from tests.worlds import announce_rank, free_port
+from tests.worlds import environment_of, free_port, processes
 
 PATIENCE = 40
 AT_ONCE = 3
@@ -68,7 +67,7 @@ class Outcome:
 
 def play(rank: int, port: int, folder: Path, case: Case) -> None:
     """One rank, in a process of its own, whose terminal is a file."""
-    announce_rank(rank, 2, port)
+    os.environ.update(environment_of(rank, 2, port))
     terminal = os.open(folder / f"terminal-{rank}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(terminal, 1)
     os.dup2(terminal, 2)
@@ -109,10 +108,7 @@ def has_come_far(folder: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> Iterator[dict[str, Outcome]]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["bigpeft.train.run", "bigpeft.report", "tests.train.test_watch"]
-    )
+    context = processes()
 
     def play_case(name: str) -> Outcome:
         case, folder = CASES[name], tmp_path_factory.mktemp(name.replace(" ", "-"))

@@ -7,7 +7,7 @@ from typing import Any
 from bigpeft.backbone.sources import packed, safetensors, torch_bin
 from bigpeft.backbone.sources.bitsandbytes import BitsAndBytesFolder
 from bigpeft.backbone.sources.packed import PackedFolder
-from bigpeft.backbone.sources.random import RandomWeights
+from bigpeft.backbone.sources.random import RandomWeights, written_dtype
 from bigpeft.backbone.sources.safetensors import SafetensorsFolder
 from bigpeft.backbone.sources.source import WeightSource
 from bigpeft.backbone.sources.torch_bin import TorchBinFolder
@@ -23,6 +23,7 @@ __all__ = [
     "Verified",
     "WeightSource",
     "open_folder",
+    "written_dtype",
 ]
 
 

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from bigpeft.backbone.slots import empty_slots
 from bigpeft.backbone.sources.source import WeightSource
@@ -11,10 +11,15 @@ from bigpeft.world import stable_seed
 _PIECE = 1 << 24
 
 
+def written_dtype(config: PretrainedConfig) -> torch.dtype:
+    """What the configuration says of the model's files, fp32 where it says nothing."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
 class RandomWeights(WeightSource):
     """Normal matrices, zero biases and norms of one, each a function of (seed, name) alone.
 
-    In the dtype that the configuration names for the model's files, fp32 where it names none.
+    In the dtype of `written_dtype`.
     """
 
     owned = True
@@ -22,7 +27,7 @@ class RandomWeights(WeightSource):
     def __init__(self, model: PreTrainedModel, std: float, seed: int) -> None:
         super().__init__()
         self._shapes = {slot.names[0]: slot.shape for slot in empty_slots(model)}
-        self._dtype: torch.dtype = model.config.dtype or torch.float32
+        self._dtype = written_dtype(model.config)
         self._std, self._seed = std, seed
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

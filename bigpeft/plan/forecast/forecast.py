@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
+from bigpeft.backbone import written_dtype
 from bigpeft.plan.forecast.facts import Facts, facts_of
 from bigpeft.plan.forecast.hardware import GIB, Hardware
 from bigpeft.plan.forecast.phases import PHASES, Bytes, bytes_by_phase
@@ -104,9 +103,6 @@ def forecast_of(plan: Plan) -> Forecast:
     zero = plan.ds_config["zero_optimization"]
     recipe, world = plan.recipe, plan.world
     whole = plan.stage < 3
-    written = plan.model.config.dtype
-    if not isinstance(written, torch.dtype):
-        written = torch.float32
     facts = facts_of(
         plan.model,
         plan.seated.values(),
@@ -114,7 +110,7 @@ def forecast_of(plan: Plan) -> Forecast:
         plan.dtype,
         recipe.data.max_length,
         threshold=0 if whole else int(zero["stage3_param_persistence_threshold"]),
-        source_itemsize=written.itemsize,
+        source_itemsize=written_dtype(plan.model.config).itemsize,
     )
     setting = Setting(
         nodes=world.size // world.local_size,

@@ -99,7 +99,8 @@ class Loader:
         if method is None:
             tensor = packed_or_dense(slot, self._source, self._device)
             dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
-            return [tensor.to(dtype, copy=slot.linear is None)]
+            mapped = slot.linear is None and self._device.type == "cpu" and not self._source.owned
+            return [tensor.to(dtype, copy=mapped)]
         if slot.linear is not None:
             assert isinstance(method, LinearMethod)
             return [self._started(slot, slot.linear, method), *_state(method)]
@@ -110,21 +111,26 @@ class Loader:
     def _started(self, slot: Slot, linear: PackedLinear, method: LinearMethod) -> Tensor:
         """The packed W of a method that wants to see it; codes that the source has are kept."""
         codec, shape = linear.base.codec, linear.base.shape
-        codes = None
-        if not (method.edits_base and self._source.exact):
-            codes = self._source.packed(slot.key, codec)
-        if codes is None or method.starts_from_dense:
-            if codes is None or self._source.exact:
-                tensor = finite(self._source, slot.key, self._device)
-                weight = linear.turned(tensor).float()
-            else:
-                weight = codec.decode(codes.to(self._device), shape, torch.float32)
-            kept = method.start(weight)
-            if codes is None or method.edits_base:
-                codes = codec.encode(kept)
-        codes = codes.to(self._device, copy=True)
+        if method.starts_from_dense:
+            codes = self._after_start(slot, linear, method)
+        else:
+            codes = packed_or_dense(slot, self._source, self._device)
         method.measure(codec.decode(codes, shape, torch.float32))
         return codes
+
+    def _after_start(self, slot: Slot, linear: PackedLinear, method: LinearMethod) -> Tensor:
+        """The packed W that the method leaves, having seen it in fp32."""
+        codec, codes = linear.base.codec, None
+        if not (method.edits_base and self._source.exact):
+            codes = self._source.packed(slot.key, codec)
+        if codes is None or self._source.exact:
+            weight = linear.turned(finite(self._source, slot.key, self._device)).float()
+        else:
+            weight = codec.decode(codes.to(self._device), linear.base.shape, torch.float32)
+        kept = method.start(weight)
+        if codes is None or method.edits_base:
+            codes = codec.encode(kept)
+        return codes.to(self._device, copy=True)
 
     def _starter(self, slot: Slot) -> Method | None:
         """The method that starts from this slot's weight."""
@@ -136,7 +142,7 @@ class Loader:
         old = getattr(module, attribute)
         dtype = self._dtype if old.is_floating_point() else old.dtype
         if isinstance(mine, list):
-            tensor, *started = mine
+            tensor, started = mine.pop(0), mine  # nobody else keeps what is about to be cut
         else:
             tensor, started = torch.empty(old.shape, dtype=dtype, device=self._device), None
         self._broadcast(tensor, owner)

@@ -21,7 +21,7 @@ from bigpeft.quant.codec import Codec, CodecOptions, sections, view_as
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED_BLOCK = 256
-_PIECE = 1 << 20
+PIECE = 1 << 20
 
 
 @cache
@@ -41,8 +41,8 @@ def nested_levels(device: torch.device) -> Tensor:
 def _pieces(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The flattened weight in whole blocks: on a CPU packing needs five times what it packs."""
     numbers = weight.reshape(-1)
-    for start in range(0, numbers.numel(), _PIECE):
-        yield start, numbers[start : start + _PIECE]
+    for start in range(0, numbers.numel(), PIECE):
+        yield start, numbers[start : start + PIECE]
 
 
 class FourBit(Codec):

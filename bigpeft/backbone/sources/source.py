@@ -25,6 +25,9 @@ class WeightSource(ABC):
     hashes_dense: bool = True
     """Whether `digests` are those of the dense base, be it packed here or not."""
 
+    owned: bool = False
+    """Whether what `read` gives is the caller's own, never memory that a file is mapped to."""
+
     def __init__(self) -> None:
         self.bytes_read = 0
         self.digests: dict[str, str] = {}

@@ -27,6 +27,7 @@ from bigpeft.methods.operator import FrozenLinear
 from bigpeft.methods.peft_form import NoPeftForm, PeftForm, PeftSeat
 
 _SHORTEST = 1e-6
+_ROWS = 1024
 
 
 class DoRA(LowRank):
@@ -49,8 +50,9 @@ class DoRA(LowRank):
         self.register_buffer("row_squares", torch.empty(linear.out_features, device=device))
 
     def measure(self, weight: Tensor) -> None:
-        """Squared row norms of the weight as it is frozen."""
-        self.row_squares.copy_(weight.square().sum(dim=1))
+        """Squared row norms of the weight as it is frozen, some rows at a time: W is large."""
+        squares = [rows.square().sum(dim=1) for rows in weight.split(_ROWS)]
+        self.row_squares.copy_(torch.cat(squares))
 
     def remark(self) -> str | None:
         """Rows of zeros have no direction to keep."""

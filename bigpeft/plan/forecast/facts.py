@@ -8,8 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bigpeft.backbone import PackedLinear
-from bigpeft.placement import Placement
+from bigpeft.placement import Adapted, Placement
 from bigpeft.plan.activations import Activations, activation_bytes
+from bigpeft.quant.four_bit import PIECE
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class Block:
 
 @dataclass(frozen=True, order=True)
 class Tensor:
-    """A frozen tensor: its numbers, and the bytes that are kept of it."""
+    """A frozen tensor: its numbers, the bytes that are kept of it, and whether a method sees it in
+    fp32 before (`measured`).
+    """
 
     numbers: int
     kept: int
     is_packed: bool
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,17 @@ class Facts:
     itemsize: int
     activations: Activations
 
-    def passing(self, tensor: Tensor) -> int:
-        """Bytes on the way from the file to the rank that keeps it."""
+    def reading(self, tensor: Tensor) -> int:
+        """Bytes on the rank that makes a tensor ready to be sent.
+
+        One that is packed is there as read and packed, with what packing takes of its piece, or as
+        packed and, where a method measures it, in fp32; a dense one as read and converted.
+        """
         read = tensor.numbers * self.source_itemsize
-        return read + (10 * tensor.numbers if tensor.is_packed else 3 * tensor.kept)
+        if not tensor.is_packed:
+            return tensor.kept + (read if self.source_itemsize != self.itemsize else 0)
+        packing = read + 10 * min(tensor.numbers, PIECE)
+        return tensor.kept + max(packing, 4 * tensor.numbers if tensor.measured else 0)
 
 
 def facts_of(
@@ -88,6 +99,11 @@ def facts_of(
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
+    measured = {
+        id(module.linear)
+        for module in model.modules()
+        if isinstance(module, Adapted) and module.adapter.needs_dense
+    }
     shared = head is not None and head.weight is embedding.weight  # type: ignore[union-attr]
     return Facts(
         packed=sum(m.base.packed.numel() for m in linears),
@@ -102,7 +118,7 @@ def facts_of(
         head=_cut(head, threshold),
         tied=shared,
         largest=max(weights, default=0),
-        tensors=tuple(sorted(_tensors(linears, frozen, dtype.itemsize), reverse=True)),
+        tensors=tuple(sorted(_tensors(linears, measured, frozen, dtype.itemsize), reverse=True)),
         source_itemsize=source_itemsize,
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
@@ -113,11 +129,11 @@ def facts_of(
 
 
 def _tensors(
-    linears: Iterable[PackedLinear], frozen: Iterable[int], itemsize: int
+    linears: Iterable[PackedLinear], measured: set[int], frozen: Iterable[int], itemsize: int
 ) -> Iterator[Tensor]:
     for linear in linears:
         rows, columns = linear.base.shape
-        yield Tensor(rows * columns, linear.base.packed.numel(), True)
+        yield Tensor(rows * columns, linear.base.packed.numel(), True, id(linear) in measured)
     for numbers in frozen:
         yield Tensor(numbers, numbers * itemsize, False)
 

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from bigpeft.plan.forecast.facts import Facts, facts_of
 from bigpeft.plan.forecast.hardware import GIB, Hardware
 from bigpeft.plan.forecast.phases import PHASES, Bytes, bytes_by_phase
@@ -106,7 +108,7 @@ def forecast_of(plan: Plan) -> Forecast:
         plan.dtype,
         recipe.data.max_length,
         threshold=0 if whole else int(zero["stage3_param_persistence_threshold"]),
-        source_itemsize=4 if recipe.model.random else 2,
+        source_itemsize=(plan.model.config.dtype or torch.float32).itemsize,
     )
     setting = Setting(
         nodes=world.size // world.local_size,

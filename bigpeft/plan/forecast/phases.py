@@ -79,15 +79,18 @@ def _cut(world: int, wanted: bool) -> int:
 
 def _while_loading(facts: Facts, setting: Setting, whole: Bytes) -> Bytes:
     """At its largest moment: what has come so far, and tensors on their way, large ones first and
-    one per rank in each round. A dense one is there as read, converted, received and cut; a packed
-    one as read, with the packing's own fp32 beside it.
+    one per rank in each round. While a rank receives the first of a round and cuts it, its own
+    waits to be sent, and that of the next round is read.
     """
     cut = setting.group if setting.stage == 3 else 1
-    came, most = 0, (0, 0)
-    for first in range(0, len(facts.tensors), setting.ranks):
-        round_ = facts.tensors[first : first + setting.ranks]
-        passing = max(map(facts.passing, round_))
-        most = max(most, (came, passing), key=sum)
+    tensors = facts.tensors
+    rounds = [tensors[i : i + setting.ranks] for i in range(0, len(tensors), setting.ranks)]
+    came, most = 0, (0, facts.reading(rounds[0][0]))
+    for round_, coming in zip(rounds, [*rounds[1:], ()], strict=True):
+        waiting = round_[0].kept + (round_[-1].kept if len(round_) > 1 else 0)
+        being_cut = round_[0].kept // cut if setting.stage == 3 else 0
+        ahead = max(map(facts.reading, coming), default=0)
+        most = max(most, (came, waiting + being_cut + ahead), key=sum)
         came += sum(tensor.kept for tensor in round_) // cut
     share = min(1.0, most[0] / max(came, 1))
     kinds = {kind: round(whole[kind] * share) for kind in ("packed", "dense")}

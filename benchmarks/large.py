@@ -4,9 +4,10 @@
 
 One recipe after another, on two CPU ranks over gloo: the recipe as it ships but for `OVERRIDES`.
 Each run goes through bigpeft.cli.train, from the rows to the saved adapter; bytes are counted as
-benchmarks/plan.py counts them, at malloc, and stand beside what the run itself planned. A recipe
-that needs more than `--memory` is left out by name. Results of recipes that were not asked for stay
-in benchmarks/results/large.json.
+benchmarks/plan.py counts them, at malloc, and stand beside what the run itself planned. Where a
+recipe needs more than `--memory` with its whole vocabulary it is run with a smaller one, layers as
+wide as ever; where that is too much, too, it is left out by name. Results of recipes that were not
+asked for stay in benchmarks/results/large.json.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 from ranks import launch_ranks, resident
 
 HERE = Path(__file__).parent
@@ -32,7 +34,9 @@ RECIPES = {
     if re.search(r"\d+b\b", path.stem)
 }
 RANKS = 2
-LIBRARIES = 1 << 30
+LIBRARIES = 1 << 30  # of each rank, beside its tensors
+SMALL_VOCABULARY = 16384
+SHAPES = Path("bigpeft/plan/shapes")
 OVERRIDES = [
     "model.layers=2",
     "model.random=true",
@@ -44,9 +48,20 @@ OVERRIDES = [
 KIND_BOUND, PEAK_BOUND = 0.05, 0.10
 
 
-def overrides(options: argparse.Namespace) -> list[str]:
+def overrides(path: Path, options: argparse.Namespace, vocabulary: int | None) -> list[str]:
     """What a run here changes of the recipe."""
-    return [*OVERRIDES, f"train.steps={options.steps}", f"data.max_length={options.length}"]
+    changed = [*OVERRIDES, f"train.steps={options.steps}", f"data.max_length={options.length}"]
+    if vocabulary is None:
+        return changed
+    config = shape_of(path) | {"vocab_size": vocabulary}
+    own = {key: value for key, value in config.items() if not key.endswith("token_id")}
+    return [*changed, "model.name=null", f"model.config={json.dumps(own)}"]
+
+
+def shape_of(path: Path) -> dict[str, Any]:
+    """The config.json of the recipe's model."""
+    name = yaml.safe_load(path.read_text())["model"]["name"]
+    return json.loads((SHAPES / name / "config.json").read_text())
 
 
 def planned_peak(path: Path, changed: list[str]) -> int:
@@ -110,7 +125,7 @@ def run_side(name: str, changed: list[str], out: Path) -> None:
     (out / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
-def judged(name: str, ranks: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def judged(ranks: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """Worst rank of each figure, and whether everything is within its bound."""
     first = ranks[0]
     planned = first["planned"]
@@ -134,7 +149,6 @@ def judged(name: str, ranks: list[dict[str, Any]], seconds: float) -> dict[str, 
     losses = first["losses"]
     ratio = peak["planned"] / peak["measured"]
     return {
-        "recipe": name,
         "losses": losses,
         "grad_norms": first["grad_norms"],
         "seconds": {"all": seconds, "load": first["load_seconds"], "steps": first["step_seconds"]},
@@ -153,31 +167,37 @@ def judged(name: str, ranks: list[dict[str, Any]], seconds: float) -> dict[str, 
 
 def launch(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """One recipe, or None where there is no memory for it."""
-    changed = overrides(options)
-    needs = RANKS * (planned_peak(RECIPES[name], changed) + LIBRARIES)
+    path = RECIPES[name]
     free = min(psutil.virtual_memory().available, options.memory * 2**30)
-    if needs > free:
-        print(f"{name}: not run, needs {needs / 2**30:.1f} GiB of {free / 2**30:.1f}")
-        return None
-    started = time.monotonic()
-    script = HERE / "large.py"
-    ranks = launch_ranks(script, name, RANKS, "--changed", json.dumps(changed))
-    return judged(name, ranks, time.monotonic() - started)
+    needs: list[float] = []
+    for vocabulary in (None, SMALL_VOCABULARY):
+        changed = overrides(path, options, vocabulary)
+        needs.append(RANKS * (planned_peak(path, changed) + LIBRARIES))
+        if needs[-1] > free:
+            continue
+        started = time.monotonic()
+        ranks = launch_ranks(HERE / "large.py", name, RANKS, "--changed", json.dumps(changed))
+        kept = vocabulary or shape_of(path)["vocab_size"]
+        return {"recipe": name, "vocabulary": kept} | judged(ranks, time.monotonic() - started)
+    told = " or, with a small vocabulary, ".join(f"{size / 2**30:.1f}" for size in needs)
+    print(f"{name}: not run, needs {told} GiB of {free / 2**30:.1f}")
+    return None
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown: one line for each recipe."""
     lines = [
-        "| recipe | losses | load s | step s | largest error of a kind | peak GB | planned | ratio "
-        "| in |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | vocabulary | losses | load s | step s | largest error of a kind | peak GB "
+        "| planned | ratio | in |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         phase = max(row["phases"], key=lambda phase: row["phases"][phase]["measured"])
         losses = ", ".join(f"{loss:.3f}" for loss in row["losses"])
         peak, seconds = row["peak"], row["seconds"]
         lines.append(
-            f"| {row['recipe']} | {losses} | {seconds['load']:.0f} | {seconds['steps'][-1]:.0f} "
+            f"| {row['recipe']} | {row['vocabulary']:,} | {losses} "
+            f"| {seconds['load']:.0f} | {seconds['steps'][-1]:.0f} "
             f"| {row['largest_error_of_a_kind']:.2%} | {peak['measured'] / 1e9:.2f} "
             f"| {peak['planned'] / 1e9:.2f} | {row['peak_ratio']:.3f} | {phase} |"
         )

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from bigpeft.cli import app
 from bigpeft.errors import RecipeError
 from bigpeft.plan.forecast import read_bytes, read_speed
+from bigpeft.recipe import load_recipe
+from bigpeft.train.command import read_command
 
 LARGE = sorted(p for p in Path("recipes").glob("*.yaml") if re.search(r"\d+b\b", p.stem))
 LLAMA_70B = Path("recipes/llama-3.3-70b-8x80gb.yaml")
@@ -40,6 +42,20 @@ def test_a_large_recipe_fits_the_machines_that_it_names(recipe):
 
     assert plan["fits"]
     assert peak(plan) == plan["peak_bytes"] <= plan["gpu_memory_bytes"]
+
+
+@pytest.mark.parametrize("recipe", LARGE, ids=lambda path: path.stem)
+def test_the_command_that_a_large_recipe_names_starts_it_on_other_rows(recipe):
+    named = re.search(r"#   (deepspeed .*)", recipe.read_text())
+    shipped = load_recipe(recipe)
+
+    command = read_command(shlex.split(named[1]))
+    run = load_recipe(recipe, command.words[-1:])
+
+    assert command.words[2:4] == ("--recipe", str(recipe))
+    assert str(command.folder) == shipped.run.folder
+    assert run.data.path != shipped.data.path
+    assert run.model_copy(update={"data": shipped.data}) == shipped
 
 
 def test_the_packed_bytes_of_a_70b_model_are_those_of_its_linears():

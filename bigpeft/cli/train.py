@@ -72,7 +72,6 @@ def _run(
 
     loaded = load_recipe(recipe, overrides)
     from bigpeft.export import save_adapter
-    from bigpeft.train.engine import leave_processes
     from bigpeft.train.run import train
 
     try:
@@ -82,13 +81,19 @@ def _run(
             folder, backbone.trained, run.plan, run.engine, backbone.base, backbone.started_from
         )
     except StoppedEarly:
-        watch.stop()
-        leave_processes()
-        _report(loaded.run.folder, world, terminal)
+        _report_and_leave(loaded.run.folder, world, terminal, watch)
         raise
+    _report_and_leave(loaded.run.folder, world, terminal, watch)
+
+
+def _report_and_leave(folder: str, world: World, terminal: "Terminal", watch: "Watch") -> None:
+    """The others wait for the page: the launcher ends all ranks at the first exit with 75."""
+    from bigpeft.train.engine import leave_processes
+
+    watch.pulse.begins("writing the report", lasts=True)
+    _report(folder, world, terminal)
     watch.stop()
     leave_processes()
-    _report(loaded.run.folder, world, terminal)
 
 
 def _tell_other_nodes(error: Exception, world: World) -> None:

@@ -64,7 +64,6 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
 
     loaded = load_recipe(recipe, overrides)
     from bigpeft.export import save_adapter
-    from bigpeft.train.engine import leave_processes
     from bigpeft.train.run import train
 
     try:
@@ -74,11 +73,17 @@ def _run(recipe: Path, overrides: Sequence[str], world: World, terminal: "Termin
             folder, backbone.trained, run.plan, run.engine, backbone.base, backbone.started_from
         )
     except StoppedEarly:
-        leave_processes()
-        _report(loaded.run.folder, world, terminal)
+        _report_and_leave(loaded.run.folder, world, terminal)
         raise
+    _report_and_leave(loaded.run.folder, world, terminal)
+
+
+def _report_and_leave(folder: str, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """The others wait for the page: the launcher ends all ranks at the first exit with 75."""
+    from bigpeft.train.engine import leave_processes
+
+    _report(folder, world, terminal)
     leave_processes()
-    _report(loaded.run.folder, world, terminal)
 
 
 def _report(folder: str, world: World, terminal: "Terminal") -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -43,7 +43,7 @@ def _run(
             )
         for process in started.values():
             process.start()
-        end(list(started.values()))
+        end(list(started.values()), grace=60)
         return [
             Done(said, process.exitcode or 0, *((folder / n).read_text() for n in ("out", "err")))
             for folder, process in started.items()

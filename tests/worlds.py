@@ -19,7 +19,6 @@ from typing import Any
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 _TIMEOUT = 300
 _GRACE = 10  # seconds for the other ranks once one has failed
-_END = 20  # seconds for the other processes once one has ended
 
 
 class WorldFailed(AssertionError):
@@ -114,12 +113,12 @@ def processes() -> ForkServerContext:
     return context
 
 
-def end(ranks: Sequence[BaseProcess]) -> None:
-    """As a launcher does: when one has died, the others have a while, and are killed."""
+def end(ranks: Sequence[BaseProcess], grace: float = 20) -> None:
+    """As a launcher does: when one has ended, the others have so many seconds, and are killed."""
     limit = time.monotonic() + _TIMEOUT
     while all(process.is_alive() for process in ranks) and time.monotonic() < limit:
         time.sleep(0.02)
-    deadline = time.monotonic() + _END
+    deadline = time.monotonic() + grace
     for process in ranks:
         process.join(max(0.0, deadline - time.monotonic()))
         process.kill()

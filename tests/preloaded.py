@@ -1,5 +1,6 @@
 """What the server of processes imports before it forks them: all of training, on one thread."""
 
+import gc
 import os
 
 from tests.worlds import ENVIRONMENT
@@ -7,3 +8,5 @@ from tests.worlds import ENVIRONMENT
 os.environ.update(ENVIRONMENT)
 
 import tests.train.runs  # noqa: F401
+
+gc.freeze()  # no collection of a process that is forked from here need look at all that again

@@ -10,7 +10,7 @@ from types import FrameType
 
 import bigpeft
 
-_WAITING = ("/torch/distributed/", "/deepspeed/")
+_WAITING = ("/torch/distributed/", "/deepspeed/", "/threading.py")
 _OURS = str(Path(bigpeft.__file__).parent)
 
 
@@ -19,8 +19,8 @@ class Beat:
     """What one rank tells of itself.
 
     `count` grows with each beat, `moves` whenever its main thread gets on. `place` is the line of
-    bigpeft that the thread is at, and `waits` whether it is in a collective beyond it. What `lasts`
-    may take any time.
+    bigpeft that the thread is at, and `waits` whether it is in a collective beyond it, or
+    waits for a thread that may be. What `lasts` may take any time.
     """
 
     rank: int
@@ -75,7 +75,7 @@ class Pulse:
 
 
 def _where(frame: FrameType | None) -> tuple[str, bool]:
-    """The innermost line of bigpeft, and whether the thread is in a collective beyond it."""
+    """The innermost line of bigpeft, and whether the thread waits for others beyond it."""
     waits = frame is not None and any(part in frame.f_code.co_filename for part in _WAITING)
     while frame is not None:
         path = frame.f_code.co_filename

@@ -23,7 +23,7 @@ from bigpeft.train.watch.ending import FAILURE
 from bigpeft.world import World
 
 LOCK, RUN = "lock", "run.json"
-_ROOM = 1 << 16  # bytes: what tells a full disk from one with room
+_ROOM = 1 << 12  # bytes: what tells a full disk from one with room
 _PACKAGES = ("bigpeft", "torch", "deepspeed", "transformers", "bitsandbytes", "datasets")
 
 

@@ -214,7 +214,7 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_checkpoint(saves, base, tmp_pat
     words += [*arguments(saves, tmp_path / "run", recipe_of(base, LORA)), "--unpickle"]
 
     done = subprocess.run(
-        ["bash", "-c", f"ulimit -f 100; exec {shlex.join(words)}"],  # files of 100 KiB at most
+        ["bash", "-c", f"ulimit -f 16; exec {shlex.join(words)}"],  # files of 16 KiB at most
         capture_output=True,
         text=True,
         check=False,

@@ -18,21 +18,22 @@ def bytes_by_phase(facts: Facts, setting: Setting, bucket: int) -> dict[str, Byt
     kept = setting.micro_size * f.activations.kept(f.layers, setting.checkpointing)
     logits = setting.micro_size * f.activations.logits
     again = setting.micro_size * f.activations.layer if setting.checkpointing else 0
-    blocks = 2 * f.block.bytes(size) if setting.gathers else 0
+    block = f.block.bytes(size) if setting.gathers else 0
+    blocks = 3 * block  # one in use, the next, and the buffer through which that came
     ends = max(f.embedding, f.head) * size if setting.gathers else 0
     decoded = f.largest * size
     backbone = ("packed", "dense", "trained", "buffers")
     passing = setting.micro_size * f.activations.stream
     update = 0 if setting.offload else -(-f.trained * 4 // _cut(setting.ranks, setting.stage >= 1))
     in_blocks = {"gathered": blocks, "decoded": decoded}
-    at_head = {"gathered": max(ends, blocks // 2), "logits": logits}
+    at_head = {"gathered": max(ends, block), "logits": logits}
     return {
         "load": _while_loading(facts, setting, {kind: held[kind] for kind in backbone}),
         "forward": held | {"activations": kept} | _larger(in_blocks, at_head),
         "backward": held
         | _larger(
             {
-                "gathered": blocks + (ends if setting.checkpointing else 0),
+                "gathered": max(blocks, 2 * block + ends) if setting.checkpointing else blocks,
                 "decoded": decoded,
                 "activations": kept + again + 2 * passing,
             },

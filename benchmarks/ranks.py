@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,18 @@ def resident(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
+def free_port() -> int:
+    """A port that no other launch on this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def launch_ranks(script: Path, side: str, ranks: int, *arguments: str) -> list[dict[str, Any]]:
     """Run a side of a script on all ranks; each leaves a JSON file in the folder --out."""
     with tempfile.TemporaryDirectory() as out:
-        command = ["deepspeed", "--num_gpus", str(ranks), str(script), "--side", side]
+        command = ["deepspeed", "--master_port", str(free_port()), "--num_gpus", str(ranks)]
+        command += [str(script), "--side", side]
         command += [*arguments, "--out", out]
         environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **os.environ}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

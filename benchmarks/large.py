@@ -15,15 +15,14 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from alive import Alive, counted_at_malloc, held_by_kind, watched_verbs
 from ranks import launch_ranks, resident
 
 HERE = Path(__file__).parent
@@ -78,9 +77,6 @@ def planned_peak(path: Path, changed: list[str]) -> int:
 
 def run_side(name: str, changed: list[str], out: Path) -> None:
     """One rank of one recipe's run, with the story's own verbs watched."""
-    import deepspeed  # noqa: F401  before the memory is measured
-    from plan import Alive, _kinds, _phases
-
     from bigpeft.cli.train import main
     from bigpeft.plan.forecast import forecast_of
     from bigpeft.train import run as story
@@ -104,9 +100,9 @@ def run_side(name: str, changed: list[str], out: Path) -> None:
     def watched_step(engine: Any, *rest: Any) -> Any:
         alive = watches[0]
         found.setdefault("load_peak", alive.peaks.pop("load", 0))
-        with _phases(engine, alive):
+        with watched_verbs(engine, alive):
             record = step(engine, *rest)
-        found["kinds"] = _kinds(engine, plans[0])
+        found["kinds"] = held_by_kind(engine, plans[0])
         found["steps"].append(dict(alive.peaks))
         alive.peaks.clear()
         return record
@@ -222,11 +218,7 @@ def main() -> None:
     rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
     known = {row["recipe"]: row for row in rows}
     asked = options.names or list(RECIPES)
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "alive.so"
-        source = HERE / "alive.c"
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        os.environ["LD_PRELOAD"] = str(library)
+    with counted_at_malloc():
         for name in asked:
             found = launch(name, options)
             if found is not None:

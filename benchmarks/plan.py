@@ -12,22 +12,17 @@ Worlds that are not measured now keep their rows in FILE.
 """
 
 import argparse
-import ctypes
 import gc
 import json
-import os
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from alive import Alive, counted_at_malloc, held_by_kind, watched_verbs
 from ranks import launch_ranks
 
-from bigpeft.backbone.packed import PackedWeight
 from bigpeft.plan import make_plan
 from bigpeft.plan.activations import counted
 from bigpeft.plan.forecast import forecast_of
@@ -114,29 +109,6 @@ def recipe(wanted: dict[str, Any], world: int) -> Recipe:
     return Recipe.model_validate(values)
 
 
-class Alive:
-    """Bytes of this process beyond those at the start, by phase."""
-
-    def __init__(self) -> None:
-        self._counted = ctypes.CDLL(None)
-        self._counted.alive_bytes.restype = self._counted.peak_bytes.restype = ctypes.c_long
-        gc.collect()
-        self._start = self._counted.alive_bytes()
-        self.peaks: dict[str, int] = {}
-
-    def now(self) -> int:
-        """Bytes alive."""
-        return self._counted.alive_bytes() - self._start
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Record the most bytes that were alive in the with statement."""
-        self._counted.forget_peak()
-        yield
-        found = self._counted.peak_bytes() - self._start
-        self.peaks[name] = max(self.peaks.get(name, 0), found)
-
-
 def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     """One configuration, this rank's bytes."""
     world = read_world()
@@ -156,18 +128,18 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     adapters = Adapters(plan.seated, engine, 3)
     for step in (1, 2, 3):
         batches = [_rows(plan.recipe) for _ in range(plan.accumulation_steps)]
-        with _phases(engine, alive):
+        with watched_verbs(engine, alive):
             train_step(engine, adapters, batches, step)
         if step == 1:
             alive.peaks = {"load": alive.peaks["load"]}
     gc.collect()
-    kinds = _kinds(engine, plan)
+    held = held_by_kind(engine, plan)
     between = alive.now()
-    kinds["activations"] = _activations(engine, plan)
+    held["activations"] = _activations(engine, plan)
     return {
         "wanted": wanted,
         "peaks": alive.peaks | {"between": between},
-        "kinds": kinds,
+        "kinds": held,
         "planned": forecast.per_rank,
     }
 
@@ -196,75 +168,6 @@ def _rows(recipe: Recipe) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
 
 
-@contextmanager
-def _phases(engine: Any, alive: Alive) -> Iterator[None]:
-    """Peaks of the engine's own verbs; forward lasts from the model to the loss."""
-    verbs = {"forward": engine.forward, "backward": engine.backward, "step": engine.step}
-    forward: list[Any] = []
-
-    def marked(name: str, verb: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "forward":
-                forward.append(alive.phase(name))
-                forward[-1].__enter__()
-                return verb(*args, **kwargs)
-            if name == "backward":
-                forward.pop().__exit__(None, None, None)
-            with alive.phase(name):
-                return verb(*args, **kwargs)
-
-        return call
-
-    for name, verb in verbs.items():
-        setattr(engine, name, marked(name, verb))
-    try:
-        yield
-    finally:
-        for name in verbs:
-            delattr(engine, name)
-
-
-def _kinds(engine: Any, plan: Any) -> dict[str, int]:
-    """Bytes by kind between two steps."""
-    packed = {id(m.packed) for m in plan.model.modules() if isinstance(m, PackedWeight)}
-    counts = dict.fromkeys(("packed", "dense", "trained"), 0)
-    for parameter in plan.model.parameters():
-        kind = "packed" if id(parameter) in packed else "dense"
-        kind = "trained" if parameter.requires_grad else kind
-        part = getattr(parameter, "ds_tensor", None)
-        whole = getattr(parameter, "ds_status", None)
-        if part is not None:
-            counts[kind] += part.numel() * part.element_size()
-        is_whole = part is None or str(whole).endswith(".AVAILABLE")
-        if is_whole and (part is None or part.data_ptr() != parameter.data_ptr()):
-            counts[kind] += parameter.numel() * parameter.element_size()
-    counts["buffers"] = sum(
-        b.numel() * b.element_size() for m in plan.seated.values() for b in m.buffers()
-    )
-    return counts | _optimizer(engine)
-
-
-def _optimizer(engine: Any) -> dict[str, int]:
-    zero = engine.optimizer
-    inner = getattr(zero, "optimizer", zero)
-    tensors = [t for state in inner.state.values() for t in state.values() if torch.is_tensor(t)]
-    masters = getattr(zero, "fp32_partitioned_groups_flat", None)
-    if masters is None:
-        masters = getattr(zero, "single_partition_of_fp32_groups", [])
-    buckets = [b.buffer for b in getattr(zero, "ipg_buckets", {}).values()]
-    flat = [t for b in buckets for t in (b if isinstance(b, list) else [b])]
-    gradients = getattr(zero, "grad_partitions_flat_buffer", None)
-    return {
-        "optimizer": _size([*tensors, *masters]),
-        "bucket": _size(t for t in flat if t is not None),
-        "gradients": _size([gradients] if gradients is not None else []),
-    }
-
-
-def _size(tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 def run_side(world: int, out: Path) -> None:
     """All configurations of this world size, on every rank."""
     join_processes(read_world())
@@ -289,11 +192,7 @@ def main() -> None:
         run_side(int(asked.side), asked.out)
         return
     worlds = [int(world) for world in asked.worlds.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "alive.so"
-        source = Path(__file__).with_name("alive.c")
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-        os.environ["LD_PRELOAD"] = str(library)
+    with counted_at_malloc():
         found = {w: launch_ranks(Path(__file__).resolve(), str(w), w) for w in worlds}
     known = json.loads(asked.out.read_text()) if asked.out.exists() else []
     rows = [row for row in known if row["world"] not in worlds]

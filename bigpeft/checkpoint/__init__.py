@@ -1,6 +1,6 @@
 """Checkpoints: sharded safetensors through torch DCP, a manifest, one rename. No pickle."""
 
-from bigpeft.checkpoint.keeping import Keep, step_of
+from bigpeft.checkpoint.keeping import Keep, complete, step_of
 from bigpeft.checkpoint.load import best_together, find, find_together, load, loss_scale
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta, read_meta
@@ -14,6 +14,7 @@ __all__ = [
     "Writer",
     "before_updates",
     "best_together",
+    "complete",
     "find",
     "find_together",
     "load",

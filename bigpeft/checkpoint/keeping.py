@@ -43,9 +43,14 @@ def by_step(root: Path) -> list[Path]:
     return sorted((p for p in found if p.name.removeprefix(_PREFIX).isdigit()), key=step_of)
 
 
+def complete(root: Path) -> list[Path]:
+    """Those of them that were written to their end."""
+    return [path for path in by_step(root) if (path / MANIFEST).exists()]
+
+
 def superfluous(root: Path, keep: Keep) -> list[Path]:
     """Checkpoints that do not stay."""
-    whole = [path for path in by_step(root) if (path / MANIFEST).exists()]
+    whole = complete(root)
     stay = set(whole[-keep.newest :])
     if keep.every is not None:
         stay |= {p for p in whole if step_of(p) % keep.every == 0}

@@ -1,7 +1,6 @@
 """A command that one process runs, or all ranks of a launch together."""
 
 import os
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from bigpeft.errors import EXIT_BUG, EXIT_USER, UserError
-from bigpeft.train.speaks_first import speaks_first
 from bigpeft.world import World, pin_threads, read_world
 
 if TYPE_CHECKING:
@@ -42,10 +40,9 @@ def on_all_ranks() -> Iterator[tuple[World, "Terminal"]]:
 
 def _fail(world: World, terminal: "Terminal", text: str, code: int) -> None:
     """The other ranks may wait for this one in a collective: it leaves without them."""
-    if speaks_first(world):
-        terminal.shout(text)
-    terminal.close()
     if world.size == 1:
+        terminal.shout(text)
         raise typer.Exit(code)
-    sys.stdout.flush()
-    os._exit(code)
+    from bigpeft.train.watch import Watch
+
+    Watch(world, terminal).fail(text, code)

@@ -36,7 +36,7 @@ def meet(mine: Any, world: World) -> list[Any]:
 
 def tell_other_nodes(error: Exception, world: World) -> None:
     """Join, where ranks of other nodes wait for this one to do so, and tell them why it fails."""
-    if world.local_size == world.size or dist.is_initialized():
+    if dist.is_initialized():
         return
     if not isinstance(error, UserError):
         reason = " ".join(f"{type(error).__name__}: {error}".split())

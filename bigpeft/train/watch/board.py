@@ -1,12 +1,15 @@
 """Where ranks leave their beats, and the first ending: a store of its own on the first rank."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from bigpeft.train.watch.ending import Ending
 from bigpeft.train.watch.pulse import Beat
@@ -22,42 +25,41 @@ class BoardLost(Exception):
 class Board:
     """Each call ends within `deadline` seconds, by BoardLost if need be.
 
-    Apart from torch's own store, whose calls would wait for each other.
+    Apart from torch's own store, whose calls would wait for each other. `host` is the first rank's.
     """
 
     def __init__(self, world: World, deadline: float) -> None:
         """Collective over all ranks, which have joined."""
         self._size, self._deadline = world.size, deadline
         self._worker = ThreadPoolExecutor(1)
-        port = [0]
+        place: list[Any] = [0, world.host]
         if world.is_first:
             self._store = _store("localhost", 0, True, deadline)
-            port = [self._store.port]
-        dist.broadcast_object_list(port)
+            place[0] = self._store.port
+        dist.broadcast_object_list(place)
+        port, self.host = place
         if not world.is_first:
-            self._store = _store(meeting_place(), port[0], False, deadline)
-        hosts: list[str] = [""] * world.size
-        dist.all_gather_object(hosts, world.host)
-        self.hosts = hosts
+            self._store = _store(meeting_place(), port, False, deadline)
 
     def post(self, beat: Beat) -> None:
         """Put up this rank's newest beat."""
-        self._call(lambda: self._store.set(f"beat-{beat.rank}", beat.packed()))
+        self._call(lambda: self._store.set(f"beat-{beat.rank}", _packed(beat)))
 
     def beats(self) -> list[Beat]:
         """The newest of each rank; every rank has posted one."""
         names = [f"beat-{rank}" for rank in range(self._size)]
-        return [Beat.read(text) for text in self._call(lambda: self._store.multi_get(names))]
+        texts = self._call(lambda: self._store.multi_get(names))
+        return [Beat(**json.loads(text)) for text in texts]
 
     def end(self, ending: Ending) -> Ending:
         """Put up an ending; returns the one that was there first, which counts."""
-        text = ending.packed()
-        return Ending.read(self._call(lambda: self._store.compare_set(_ENDING, "", text)))
+        text = _packed(ending)
+        return _ending(self._call(lambda: self._store.compare_set(_ENDING, "", text)))
 
     def ending(self) -> Ending | None:
         """The one that counts, None while the run goes on."""
         there = self._call(lambda: self._store.check([_ENDING]))
-        return Ending.read(self._call(lambda: self._store.get(_ENDING))) if there else None
+        return _ending(self._call(lambda: self._store.get(_ENDING))) if there else None
 
     def meet(self) -> None:
         """Wait for all ranks."""
@@ -71,7 +73,13 @@ class Board:
             raise BoardLost from error
 
 
-def _store(host: str, port: int, keeps: bool, deadline: float) -> Any:
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+def _packed(told: Beat | Ending) -> str:
+    return json.dumps(asdict(told))
 
+
+def _ending(text: bytes) -> Ending:
+    return Ending(**json.loads(text))
+
+
+def _store(host: str, port: int, keeps: bool, deadline: float) -> Any:
     return TCPStore(host, port, None, keeps, timedelta(seconds=deadline), wait_for_workers=False)

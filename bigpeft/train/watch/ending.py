@@ -1,8 +1,7 @@
 """The one message that a run ends with when a rank cannot go on."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from bigpeft.errors import EXIT_BUG, EXIT_RESUMABLE
@@ -25,15 +24,6 @@ class Ending:
     text: str
     code: int
 
-    def packed(self) -> str:
-        """As text, for the board."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def read(cls, text: str | bytes) -> "Ending":
-        """From that text."""
-        return cls(**json.loads(text))
-
 
 def ending_of(finding: Finding, speaker: int, folder: Path) -> Ending:
     """The message and code of a run in `folder` in which this was found."""
@@ -51,8 +41,10 @@ def ending_of(finding: Finding, speaker: int, folder: Path) -> Ending:
 
 def newest_saved(folder: Path) -> str | None:
     """The newest checkpoint that is complete; whether it is whole is seen when it is resumed."""
-    found = sorted(path.parent.name for path in folder.glob("checkpoints/step-*/manifest.json"))
-    return found[-1] if found else None
+    from bigpeft.checkpoint import complete
+
+    found = complete(folder / "checkpoints")
+    return found[-1].name if found else None
 
 
 def _named(ranks: Sequence[Beat]) -> str:

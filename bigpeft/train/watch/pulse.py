@@ -1,10 +1,9 @@
 """How far a rank has come: told by its main thread, read by its watch."""
 
-import json
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -31,15 +30,6 @@ class Beat:
     place: str
     waits: bool
     lasts: bool = False
-
-    def packed(self) -> str:
-        """As text, for the board."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def read(cls, text: str | bytes) -> "Beat":
-        """From that text."""
-        return cls(**json.loads(text))
 
 
 class Pulse:

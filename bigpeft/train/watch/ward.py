@@ -45,8 +45,6 @@ class Ward:
         beats = [beat for beat, _ in self._heard.values()]
         stuck = _stuck(beats)
         why = f"has not moved for {self._patience:g} s (train.timeout)"
-        if len(beats) == 1:
-            return Finding(stuck, why)
         if len(stuck) == len(beats):
             return Finding(stuck, f"{why}: all ranks wait for each other")
         return Finding(stuck, f"{why}, and the others wait for it")

@@ -6,17 +6,17 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from bigpeft.train.speaks_first import TIME_TO_SPEAK, speaks_first
+from torch.distributed import DistError
+
 from bigpeft.train.terminal import Terminal
+from bigpeft.train.watch.board import Board, BoardLost
 from bigpeft.train.watch.ending import FAILURE, Ending, ending_of
 from bigpeft.train.watch.pulse import Beat, Pulse
+from bigpeft.train.watch.speaks_first import TIME_TO_SPEAK, speaks_first
 from bigpeft.train.watch.ward import Finding, Ward
 from bigpeft.world import World
-
-if TYPE_CHECKING:
-    from bigpeft.train.watch.board import Board
 
 EVERY = 1.0
 SILENCE = 20.0
@@ -44,8 +44,6 @@ class Watch:
         """
         if self._world.size == 1:
             return
-        from bigpeft.train.watch.board import Board
-
         self._folder, self._silence = folder, min(SILENCE, patience)
         self._board = Board(self._world, self._silence)
         self._post(self._board)
@@ -71,9 +69,7 @@ class Watch:
             self._stopped.wait(self._silence + _FOR_AN_ANSWER)
         self._end(self._board, Ending(self._world.rank, text, code))
 
-    def _keep(self, board: "Board", ward: Ward) -> None:
-        from bigpeft.train.watch.board import BoardLost
-
+    def _keep(self, board: Board, ward: Ward) -> None:
         while not self._stopped.wait(EVERY):
             try:
                 self._post(board)
@@ -90,20 +86,18 @@ class Watch:
                 if not self._stopped.is_set():
                     self._leave_without_the_first(board)
 
-    def _post(self, board: "Board") -> None:
+    def _post(self, board: Board) -> None:
         board.post(self.pulse.beat(self._world.rank, self._world.host))
 
-    def _end(self, board: "Board", ending: Ending) -> NoReturn:
-        from bigpeft.train.watch.board import BoardLost
-
+    def _end(self, board: Board, ending: Ending) -> NoReturn:
         try:
             self._leave(board.end(ending))
         except BoardLost:
             self._leave_without_the_first(board)
 
-    def _leave_without_the_first(self, board: "Board") -> NoReturn:
+    def _leave_without_the_first(self, board: Board) -> NoReturn:
         """On each node the first to know it says so: there is nowhere left to agree."""
-        first = Beat(0, board.hosts[0], 0, 0, self.pulse.doing, "", False)
+        first = Beat(0, board.host, 0, 0, self.pulse.doing, "", False)
         found = Finding((first,), "does not answer")
         speaker = self._world.rank if speaks_first(self._world) else 0
         self._leave(ending_of(found, speaker, self._folder))
@@ -128,8 +122,6 @@ def _is_echo(error: BaseException | None) -> bool:
     """Whether it only tells that other ranks are gone."""
     if not isinstance(error, RuntimeError):
         return False
-    from torch.distributed import DistError
-
     return isinstance(error, DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 

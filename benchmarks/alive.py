@@ -1,0 +1,121 @@
+"""Bytes of a rank as benchmarks count them: at malloc by phase, at their owners by kind."""
+
+import ctypes
+import gc
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bigpeft.backbone.packed import PackedWeight
+
+
+@contextmanager
+def counted_at_malloc() -> Iterator[None]:
+    """Processes that are started in the with statement count what they allocate (alive.c)."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "alive.so"
+        source = Path(__file__).with_name("alive.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        os.environ["LD_PRELOAD"] = str(library)
+        try:
+            yield
+        finally:
+            del os.environ["LD_PRELOAD"]
+
+
+class Alive:
+    """Bytes of this process beyond those at the start, by phase."""
+
+    def __init__(self) -> None:
+        self._counted = ctypes.CDLL(None)
+        self._counted.alive_bytes.restype = self._counted.peak_bytes.restype = ctypes.c_long
+        gc.collect()
+        self._start = self._counted.alive_bytes()
+        self.peaks: dict[str, int] = {}
+
+    def now(self) -> int:
+        """Bytes alive."""
+        return self._counted.alive_bytes() - self._start
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record the most bytes that were alive in the with statement."""
+        self._counted.forget_peak()
+        yield
+        found = self._counted.peak_bytes() - self._start
+        self.peaks[name] = max(self.peaks.get(name, 0), found)
+
+
+@contextmanager
+def watched_verbs(engine: Any, alive: Alive) -> Iterator[None]:
+    """Peaks of the engine's own verbs; forward lasts from the model to the loss."""
+    verbs = {"forward": engine.forward, "backward": engine.backward, "step": engine.step}
+    forward: list[Any] = []
+
+    def marked(name: str, verb: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "forward":
+                forward.append(alive.phase(name))
+                forward[-1].__enter__()
+                return verb(*args, **kwargs)
+            if name == "backward":
+                forward.pop().__exit__(None, None, None)
+            with alive.phase(name):
+                return verb(*args, **kwargs)
+
+        return call
+
+    for name, verb in verbs.items():
+        setattr(engine, name, marked(name, verb))
+    try:
+        yield
+    finally:
+        for name in verbs:
+            delattr(engine, name)
+
+
+def held_by_kind(engine: Any, plan: Any) -> dict[str, int]:
+    """Bytes by kind between two steps."""
+    packed = {id(m.packed) for m in plan.model.modules() if isinstance(m, PackedWeight)}
+    counts = dict.fromkeys(("packed", "dense", "trained"), 0)
+    for parameter in plan.model.parameters():
+        kind = "packed" if id(parameter) in packed else "dense"
+        kind = "trained" if parameter.requires_grad else kind
+        part = getattr(parameter, "ds_tensor", None)
+        whole = getattr(parameter, "ds_status", None)
+        if part is not None:
+            counts[kind] += part.numel() * part.element_size()
+        is_whole = part is None or str(whole).endswith(".AVAILABLE")
+        if is_whole and (part is None or part.data_ptr() != parameter.data_ptr()):
+            counts[kind] += parameter.numel() * parameter.element_size()
+    counts["buffers"] = sum(
+        b.numel() * b.element_size() for m in plan.seated.values() for b in m.buffers()
+    )
+    return counts | _optimizer(engine)
+
+
+def _optimizer(engine: Any) -> dict[str, int]:
+    zero = engine.optimizer
+    inner = getattr(zero, "optimizer", zero)
+    tensors = [t for state in inner.state.values() for t in state.values() if torch.is_tensor(t)]
+    masters = getattr(zero, "fp32_partitioned_groups_flat", None)
+    if masters is None:
+        masters = getattr(zero, "single_partition_of_fp32_groups", [])
+    buckets = [b.buffer for b in getattr(zero, "ipg_buckets", {}).values()]
+    flat = [t for b in buckets for t in (b if isinstance(b, list) else [b])]
+    gradients = getattr(zero, "grad_partitions_flat_buffer", None)
+    return {
+        "optimizer": _size([*tensors, *masters]),
+        "bucket": _size(t for t in flat if t is not None),
+        "gradients": _size([gradients] if gradients is not None else []),
+    }
+
+
+def _size(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

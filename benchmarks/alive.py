@@ -5,14 +5,18 @@ import gc
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
 from bigpeft.backbone.packed import PackedWeight
+
+PASSING = ("gathered", "decoded")
 
 
 @contextmanager
@@ -30,14 +34,21 @@ def counted_at_malloc() -> Iterator[None]:
 
 
 class Alive:
-    """Bytes of this process beyond those at the start, by phase."""
+    """Bytes of this process beyond those at the start, by phase.
+
+    `at_peak` has those of the kinds that come and go, at the moment of the phase's peak.
+    """
 
     def __init__(self) -> None:
         self._counted = ctypes.CDLL(None)
-        self._counted.alive_bytes.restype = self._counted.peak_bytes.restype = ctypes.c_long
+        for ask in ("alive_bytes", "peak_bytes", "bytes_at_peak"):
+            getattr(self._counted, ask).restype = ctypes.c_long
         gc.collect()
         self._start = self._counted.alive_bytes()
+        self._counted.forget_peak()
+        self._before = self._passing()
         self.peaks: dict[str, int] = {}
+        self.at_peak: dict[str, dict[str, int]] = {}
 
     def now(self) -> int:
         """Bytes alive."""
@@ -49,7 +60,46 @@ class Alive:
         self._counted.forget_peak()
         yield
         found = self._counted.peak_bytes() - self._start
-        self.peaks[name] = max(self.peaks.get(name, 0), found)
+        if found > self.peaks.get(name, 0):
+            self.peaks[name] = found
+            before, now = self._before, self._passing()
+            self.at_peak[name] = {kind: now[kind] - before[kind] for kind in PASSING}
+
+    def _passing(self) -> dict[str, int]:
+        return {k: self._counted.bytes_at_peak(n) for n, k in enumerate(PASSING, start=1)}
+
+    def forget(self, *phases: str) -> None:
+        """What was recorded of these phases."""
+        for name in phases:
+            self.peaks.pop(name, None)
+            self.at_peak.pop(name, None)
+
+
+def mark_kinds() -> None:
+    """From here on this process marks what it allocates for gathers and for decoded weights.
+
+    Called before the processes join. What gloo copies for itself is left out: NCCL gathers in
+    place.
+    """
+    counted = ctypes.CDLL(None)
+
+    def marked(number: int, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def with_kind(*args: Any, **kwargs: Any) -> Any:
+            before = counted.allocate(number)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                counted.allocate(before)
+
+        return with_kind
+
+    for number, owner, verb in (
+        (1, PartitionedParameterCoordinator, "fetch_sub_module"),
+        (2, PackedWeight, "dense"),
+        (3, torch.distributed, "all_gather_into_tensor"),
+    ):
+        setattr(owner, verb, marked(number, getattr(owner, verb)))
 
 
 @contextmanager
@@ -89,8 +139,8 @@ def held_by_kind(engine: Any, plan: Any) -> dict[str, int]:
         kind = "trained" if parameter.requires_grad else kind
         part = getattr(parameter, "ds_tensor", None)
         whole = getattr(parameter, "ds_status", None)
-        if part is not None:
-            counts[kind] += part.numel() * part.element_size()
+        second = getattr(parameter, "ds_secondary_tensor", None)
+        counts[kind] += _size(copy for copy in (part, second) if copy is not None)
         is_whole = part is None or str(whole).endswith(".AVAILABLE")
         if is_whole and (part is None or part.data_ptr() != parameter.data_ptr()):
             counts[kind] += parameter.numel() * parameter.element_size()
@@ -98,6 +148,23 @@ def held_by_kind(engine: Any, plan: Any) -> dict[str, int]:
         b.numel() * b.element_size() for m in plan.seated.values() for b in m.buffers()
     )
     return counts | _optimizer(engine)
+
+
+def passing_kinds(
+    planned: dict[str, dict[str, int]], alive: Alive, held: int, kinds: dict[str, int]
+) -> dict[str, dict[str, int]]:
+    """What comes and goes, at the largest moment of the passes: measured, and planned for it.
+
+    `held` bytes stay, of these `kinds`. What is neither they nor marked is saved by autograd or
+    belongs to the loss, or to gradients and their bucket, which below ZeRO-3 do not stay.
+    """
+    phase = max(("forward", "backward"), key=lambda phase: alive.peaks[phase])
+    marked, plan = alive.at_peak[phase], planned[phase]
+    rest = alive.peaks[phase] - held - sum(marked.values())
+    pairs = {kind: (marked[kind], plan.get(kind, 0)) for kind in PASSING}
+    passing = sum(plan[kind] for kind in ("gradients", "bucket") if not kinds[kind])
+    pairs["saved"] = rest, plan["activations"] + plan.get("logits", 0) + passing
+    return {kind: {"measured": m, "planned": p} for kind, (m, p) in pairs.items() if p}
 
 
 def _optimizer(engine: Any) -> dict[str, int]:

@@ -22,7 +22,15 @@ from typing import Any
 
 import psutil
 import yaml
-from alive import Alive, counted_at_malloc, held_by_kind, watched_verbs
+from alive import (
+    PASSING,
+    Alive,
+    counted_at_malloc,
+    held_by_kind,
+    mark_kinds,
+    passing_kinds,
+    watched_verbs,
+)
 from ranks import launch_ranks, resident
 
 HERE = Path(__file__).parent
@@ -81,6 +89,7 @@ def run_side(name: str, changed: list[str], out: Path) -> None:
     from bigpeft.plan.forecast import forecast_of
     from bigpeft.train import run as story
 
+    mark_kinds()
     found: dict[str, Any] = {"kinds": {}, "steps": []}
     load, step = story.load_backbone, story.train_step
     plans: list[Any] = []
@@ -104,7 +113,8 @@ def run_side(name: str, changed: list[str], out: Path) -> None:
             record = step(engine, *rest)
         found["kinds"] = held_by_kind(engine, plans[0])
         found["steps"].append(dict(alive.peaks))
-        alive.peaks.clear()
+        found["at_peak"] = passing_kinds(found["planned"], alive, alive.now(), found["kinds"])
+        alive.forget("forward", "backward", "step")
         return record
 
     story.load_backbone, story.train_step = watched_load, watched_step
@@ -129,7 +139,7 @@ def judged(ranks: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         kind: {"measured": max(rank["kinds"][kind] for rank in ranks), "planned": bytes_}
         for kind, bytes_ in planned["step"].items()
         if kind in first["kinds"] and not (first["offload"] and kind in ("optimizer", "gradients"))
-    }
+    } | {kind: pair for kind, pair in first["at_peak"].items() if kind in PASSING}
     phases = {
         phase: {
             "measured": max(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from bigpeft.backbone.head import OutputHead
 from bigpeft.backbone.packed import PackedWeight
 from bigpeft.quant import Codec
 
@@ -45,7 +46,8 @@ class PackedLinear(nn.Module):
 
 
 def freeze_linears(model: PreTrainedModel, codec: Codec) -> tuple[list[PackedLinear], list[str]]:
-    """Put a PackedLinear in the place of every linear that may have one.
+    """Put a PackedLinear in the place of every linear that may have one, an OutputHead in that of
+    the head.
 
     Returns them, and the names of linears that stay dense: the output head, and those whose
     `weight` the model's own code reads.
@@ -61,6 +63,8 @@ def freeze_linears(model: PreTrainedModel, codec: Codec) -> tuple[list[PackedLin
             name = f"{parent_name}.{child_name}" if parent_name else child_name
             if child is head or child_name in read:
                 dense.append(name)
+                if child is head and isinstance(child, nn.Linear):
+                    setattr(parent, child_name, OutputHead(child))
                 continue
             seat = PackedLinear(name, child, codec)
             setattr(parent, child_name, seat)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from torch import nn
+from torch import Tensor, nn
 
 from bigpeft.backbone.packed import PackedWeight
 
@@ -29,8 +29,8 @@ class PackedMeter:
 
     @property
     def shard(self) -> int:
-        """Packed bytes that this rank keeps."""
-        return sum(getattr(packed, "ds_tensor", packed).numel() for packed, _ in self._packed)
+        """Packed bytes that this rank keeps, those of hpZ's second copy among them."""
+        return sum(part.numel() for packed, _ in self._packed for part in _parts(packed))
 
     def gathered(self) -> int:
         """Bytes of packed weights that are whole on this rank now, or on their way."""
@@ -50,3 +50,8 @@ class PackedMeter:
 
     def _look(self) -> None:
         self.gathered_peak = max(self.gathered_peak, self.gathered())
+
+
+def _parts(packed: nn.Parameter) -> list[Tensor]:
+    second = getattr(packed, "ds_secondary_tensor", None)
+    return [getattr(packed, "ds_tensor", packed), *([] if second is None else [second])]

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 
 import deepspeed
 import torch.distributed as dist
+from deepspeed.utils import groups
 from torch import nn
+
+_HPZ = "zero_hpz_partition_size"
 
 
 class Partition(Protocol):
@@ -27,16 +30,23 @@ class Whole:
 
 
 class ZeroThree:
-    """ZeRO-3: frozen parameters are cut over `frozen_group`, trained ones over the world."""
+    """ZeRO-3: frozen parameters are cut over `frozen_group`, trained ones over the world.
+
+    hpZ keeps its second copy of frozen ones alone: it would have to be renewed for trained ones.
+    """
 
     def __init__(self, ds_config: dict[str, Any], frozen_group: dist.ProcessGroup | None) -> None:
         nothing = nn.Module()
-        self._world = deepspeed.zero.Init(module=nothing, config_dict_or_path=ds_config)
-        self._frozen = self._world
-        if frozen_group is not None:
-            self._frozen = deepspeed.zero.Init(
-                module=nothing, config_dict_or_path=ds_config, data_parallel_group=frozen_group
-            )
+        zero = ds_config["zero_optimization"]
+        trained = ds_config | {"zero_optimization": zero | {_HPZ: 1}}
+        again = groups._get_zero_param_intra_parallel_group() if zero.get(_HPZ, 1) > 1 else None
+        self._world = deepspeed.zero.Init(module=nothing, config_dict_or_path=trained)
+        self._frozen = deepspeed.zero.Init(
+            module=nothing,
+            config_dict_or_path=ds_config,
+            data_parallel_group=frozen_group,
+            zero_param_parallel_group=again,  # DeepSpeed makes it once for a process
+        )
 
     def keep(self, parameter: nn.Parameter) -> None:
         """Cut the parameter over its group and free the rest."""

@@ -107,8 +107,8 @@ class Saved:
 def counted(model: nn.Module) -> Iterator[Saved]:
     """Count what is saved for backward in the with statement, every storage once."""
     saved = Saved()
-    known = {_storage(t) for t in (*model.parameters(), *model.buffers())}
-    alive: list[Tensor] = []
+    alive = [t.data for t in (*model.parameters(), *model.buffers())]  # ZeRO-3 lets go of storages
+    known = {_storage(t) for t in alive}
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in known:

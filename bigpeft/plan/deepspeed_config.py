@@ -10,21 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from bigpeft.errors import FileError, RecipeError
-from bigpeft.plan.fragment_rules import check_fragment
+from bigpeft.plan.fragment_rules import HPZ, check_fragment
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 
 
 @dataclass(frozen=True)
 class Holes:
-    """The numbers behind `auto` in a fragment, all in elements of parameters."""
+    """The numbers behind `auto` in a fragment, in elements of parameters; `node` in ranks, or 1
+    where there is one node alone.
+    """
 
     persistence_threshold: int
     block: int
     bucket: int
+    node: int
 
     def values(self) -> dict[str, int]:
-        """One block is fetched ahead; one is kept where forward and backward touch.
+        """Weights are fetched ahead up to a block; one is kept where forward and backward touch.
 
         The reuse distance counts what is passed on the way there and back: two blocks keep one.
         """
@@ -34,6 +37,7 @@ class Holes:
             "stage3_max_live_parameters": self.block,
             "stage3_max_reuse_distance": 2 * self.block,
             "stage3_prefetch_bucket_size": self.block,
+            HPZ: self.node,
         }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from bigpeft.errors import FileError, RecipeError
 
+HPZ = "zero_hpz_partition_size"
+
 _OWNED_BY_RECIPE = {
     "train_batch_size": "batch.global_size",
     "train_micro_batch_size_per_gpu": "batch.micro_size",
@@ -35,11 +37,6 @@ _REFUSED = {
         "quantises gradients, of which adapters have few",
         "remove it",
     ),
-    "zero_hpz_partition_size": (
-        "keeps a second copy of the weights in each node and renews it after every step; frozen "
-        "weights never change, so one copy per node is enough",
-        "remove it and write sharding.group=node (or a number of ranks) in the recipe",
-    ),
     "zenflow": ("splits DeepSpeed's own CPU Adam, which is not used here", "remove it"),
 }
 
@@ -62,6 +59,8 @@ def check_fragment(path: Path, content: Any) -> None:
         value = zero.get(key)
         if value is True or (value and value != 1):
             raise RecipeError(f"{path}: zero_optimization.{key}", why, fix)
+    if zero.get(HPZ, 1) != 1:
+        _refuse_without_effect(path, zero, HPZ, least_stage=3)
     _check_offload(path, zero, "offload_optimizer", least_stage=1)
     _check_offload(path, zero, "offload_param", least_stage=3)
 
@@ -74,12 +73,8 @@ def offloads(zero: Mapping[str, Any], key: str) -> bool:
 def _check_offload(path: Path, zero: Mapping[str, Any], key: str, least_stage: int) -> None:
     if not offloads(zero, key):
         return
+    _refuse_without_effect(path, zero, key, least_stage)
     section, where = zero[key], f"{path}: zero_optimization.{key}"
-    stage = zero.get("stage", 0)
-    if stage < least_stage:
-        raise RecipeError(
-            where, f"has no effect at stage {stage}", f"write stage {least_stage}, or remove it"
-        )
     if section["device"] == "nvme":
         raise RecipeError(f"{where}.device", *_NVME[key])
     for name, plain in _CPU_ADAM.items():
@@ -89,6 +84,16 @@ def _check_offload(path: Path, zero: Mapping[str, Any], key: str, least_stage: i
                 "needs DeepSpeed's own CPU Adam, which is not used here",
                 f"remove {name}",
             )
+
+
+def _refuse_without_effect(path: Path, zero: Mapping[str, Any], key: str, least_stage: int) -> None:
+    stage = zero.get("stage", 0)
+    if stage < least_stage:
+        raise RecipeError(
+            f"{path}: zero_optimization.{key}",
+            f"has no effect at stage {stage}",
+            f"write stage {least_stage}, or remove it",
+        )
 
 
 _CPU_ADAM = {"ratio": 1.0, "super_offload": False}

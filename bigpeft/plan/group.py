@@ -1,11 +1,14 @@
 """How many ranks share one copy of the frozen backbone."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from bigpeft.errors import RecipeError
 from bigpeft.plan.deepspeed_config import Fragment
 from bigpeft.plan.forecast.forecast import Forecast, forecast, forecast_of
 from bigpeft.plan.forecast.hardware import GIB
+from bigpeft.plan.fragment_rules import HPZ
 from bigpeft.plan.plan import Plan
 from bigpeft.world import World
 
@@ -30,6 +33,30 @@ def choose_group(wanted: str | int, fragment: Fragment, world: World) -> int:
             "sharding.group",
             f"{wanted} does not divide the world size {world.size}",
             f"write a divisor of {world.size}",
+        )
+    return size
+
+
+def second_copy(zero: Mapping[str, Any], wanted: str | int, world: World) -> int:
+    """Ranks that share hpZ's second copy of the backbone, from which they gather; 0 without hpZ.
+
+    Raises RecipeError if they do not divide the world, or the first copy is not the world's.
+    """
+    size = int(zero.get(HPZ, 1))
+    if size < 2:
+        return 0
+    if wanted != "world":
+        raise RecipeError(
+            "sharding.group",
+            f"{wanted} does not go with hpZ, which cuts a first copy over the world",
+            f"write sharding.group: world, or sharding.fragment: zero3, where {wanted} sends no "
+            "byte more and keeps no second copy",
+        )
+    if world.size % size:
+        raise RecipeError(
+            f"zero_optimization.{HPZ}",
+            f"{size} does not divide the world size {world.size}",
+            f"write a divisor of {world.size}, or auto for the ranks of a node",
         )
     return size
 

@@ -14,7 +14,7 @@ from bigpeft.plan.contradictions import refuse_contradictions, refuse_packed_pro
 from bigpeft.plan.deepspeed_config import Holes, complete, read_fragment
 from bigpeft.plan.folder import resolve_model_folder
 from bigpeft.plan.fragment_rules import offloads
-from bigpeft.plan.group import choose_group, smallest_group
+from bigpeft.plan.group import choose_group, second_copy, smallest_group
 from bigpeft.plan.memory import HeldBytes, available_bytes, held_bytes, total_bytes
 from bigpeft.plan.model import build_model, placement_of
 from bigpeft.plan.plan import DTYPES, Plan
@@ -54,13 +54,19 @@ def outline(recipe: Recipe, world: World, weights: bool = True, memory: int | No
     packed = [p.numel() for p in model.parameters() if p.dtype == torch.uint8]
     ds_config = complete(
         fragment,
-        Holes(persistence_threshold(model, trained, packed), block, reduce_bucket(trained)),
+        Holes(
+            persistence_threshold(model, trained, packed),
+            block,
+            reduce_bucket(trained),
+            node=world.local_size if world.local_size < world.size else 1,
+        ),
         micro_size=recipe.batch.micro_size,
         accumulation_steps=accumulation_steps,
         world_size=world.size,
         precision=precision,
         clip=recipe.optimizer.clip,
     )
+    second = second_copy(ds_config["zero_optimization"], recipe.sharding.group, world)
     plan = Plan(
         recipe=recipe,
         world=world,
@@ -71,15 +77,16 @@ def outline(recipe: Recipe, world: World, weights: bool = True, memory: int | No
         precision=precision,
         stage=fragment.stage,
         group_size=group_size,
+        second_copy=second,
         group_reason=f"sharding.group is {recipe.sharding.group}",
         accumulation_steps=accumulation_steps,
         ds_config=ds_config,
-        held=_held(model, seated, precision, fragment.stage, group_size, world, block),
+        held=_held(model, seated, precision, fragment.stage, (group_size, second), world, block),
     )
     if recipe.sharding.group != "auto" or memory is None:
         return plan
     size, reason = smallest_group(plan, memory)
-    held = _held(model, seated, precision, fragment.stage, size, world, block)
+    held = _held(model, seated, precision, fragment.stage, (size, 0), world, block)
     return replace(plan, group_size=size, group_reason=reason, held=held)
 
 
@@ -88,12 +95,12 @@ def _held(
     seated: Mapping[str, Method],
     precision: str,
     stage: int,
-    group_size: int,
+    copies: tuple[int, int],
     world: World,
     block: int,
 ) -> HeldBytes:
     itemsize = DTYPES[precision].itemsize
-    return held_bytes(model, seated.values(), itemsize, stage, group_size, world.size, block)
+    return held_bytes(model, seated.values(), itemsize, stage, copies, world.size, block)
 
 
 def choose_precision(wanted: str) -> str:

@@ -35,28 +35,29 @@ def held_bytes(
     methods: Iterable[nn.Module],
     itemsize: int,
     stage: int,
-    group_size: int,
+    copies: tuple[int, int],
     world_size: int,
     block: int,
 ) -> HeldBytes:
     """Count a placed skeleton; `block` is the largest block's elements, `itemsize` of the dtype.
 
-    ZeRO-3 cuts frozen weights over the group and masters over the world; stages 1 and 2 cut the
-    optimizer alone; stage 0 nothing. Masters and two moments are fp32. `buffers` are what methods
-    keep frozen beside their parameters, such as singular vectors, whole on every rank.
+    ZeRO-3 cuts frozen weights over the group, hpZ a second copy over the other one of `copies`, and
+    masters over the world; stages 1 and 2 cut the optimizer alone; stage 0 nothing. Masters and two
+    moments are fp32. `buffers` are what methods keep frozen beside their parameters, such as
+    singular vectors, whole on every rank.
     """
     packed = sum(m.base.packed.numel() for m in model.modules() if isinstance(m, PackedLinear))
     frozen = sum(
         p.numel() for p in model.parameters() if not p.requires_grad and p.dtype.is_floating_point
     )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen_cut = group_size if stage == 3 else 1
+    cuts = [size for size in copies if size] if stage == 3 else [1]
     masters = 2 if stage == 0 and itemsize == 4 else 3
     return HeldBytes(
         packed_total=packed,
-        packed=-(-packed // frozen_cut),
-        gathered=2 * block if stage == 3 and group_size > 1 else 0,
-        dense=-(-frozen * itemsize // frozen_cut),
+        packed=sum(-(-packed // cut) for cut in cuts),
+        gathered=2 * block if stage == 3 and copies[0] > 1 else 0,
+        dense=sum(-(-frozen * itemsize // cut) for cut in cuts),
         trained=trained * itemsize,
         buffers=sum(b.numel() * b.element_size() for m in methods for b in m.buffers()),
         gradients=-(-trained * 4 // (world_size if stage >= 2 else 1)),

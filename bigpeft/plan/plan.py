@@ -23,7 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True)
 class Plan:
     """What will run. `model` is the skeleton on meta with the methods seated; `group_reason` says
-    why as many ranks share the backbone.
+    why as many ranks share the backbone, `second_copy` how many share the one of hpZ, if any.
     """
 
     recipe: Recipe
@@ -36,6 +36,7 @@ class Plan:
     stage: int
     group_size: int
     group_reason: str
+    second_copy: int
     accumulation_steps: int
     ds_config: dict[str, Any]
     held: HeldBytes

@@ -159,6 +159,7 @@ def describe(plan: Plan, batches: MicroBatches, steps: int) -> str:
     recipe, held = plan.recipe, plan.held
     kind = plan.model.config.model_type
     why = f" ({plan.group_reason})" if recipe.sharding.group == "auto" else ""
+    why += f" and once more by {plan.second_copy}" if plan.second_copy else ""
     return (
         f"{recipe.model.name or kind}: {recipe.method.name} on {_places(plan)}, "
         f"{plan.trainable:,} numbers trained, {plan.precision}\n"

@@ -97,6 +97,22 @@ def test_what_crosses_between_nodes_does_not_grow_with_the_backbone_unless_it_is
     assert across["bytes_between_nodes"] > 100 * short["bytes_between_nodes"]
 
 
+def test_hpz_keeps_a_second_copy_and_sends_between_nodes_what_a_group_of_a_node_sends():
+    machines = ["--nodes", 2, "--gpus-per-node", 8, "--gpu", "h100"]
+    node, world, hpz = (
+        planned(LLAMA_70B, *overrides, *machines)
+        for overrides in (
+            ["sharding.group=node"],
+            ["sharding.group=world"],
+            ["sharding.group=world", "sharding.fragment=zero3_hpz"],
+        )
+    )
+
+    packed = [plan["per_rank"]["step"]["packed"] for plan in (node, world, hpz)]
+    assert packed[2] == packed[0] + packed[1]
+    assert hpz["bytes_between_nodes"] == node["bytes_between_nodes"] < world["bytes_between_nodes"]
+
+
 @pytest.mark.parametrize("memory", ["24GiB", "48GiB", "80GiB"])
 def test_an_automatic_group_is_the_smallest_that_fits(memory):
     fits = {

@@ -54,7 +54,7 @@ CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/tmp"}
         (3, "zero_quantized_weights", True, "packed bytes are codes already"),
         (3, "zero_quantized_nontrainable_weights", True, "packed bytes are codes already"),
         (3, "zero_quantized_gradients", True, "adapters have few"),
-        (3, "zero_hpz_partition_size", 4, r"(?s)never change.*sharding\.group=node"),
+        (2, "zero_hpz_partition_size", 4, r"no effect at stage 2"),
         (3, "zenflow", {"topk_ratio": 0.1}, "own CPU Adam"),
         (3, "offload_param", NVME, r"(?s)packed weights are bytes.*write cpu.*sharding\.group"),
         (3, "offload_optimizer", NVME, r"(?s)from memory.*write cpu"),
@@ -86,6 +86,34 @@ def test_what_works_is_let_through(stage, key, tmp_path):
     path = fragment(tmp_path / "f.json", zero_optimization=zero)
 
     assert plan_with(path).ds_config["zero_optimization"][key] == CPU
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("sharding.group", "auto", r"sharding\.group: auto does not go with hpZ"),
+        ("sharding.group", "2", r"sharding\.group: 2 does not go with hpZ"),
+        ("zero_hpz_partition_size", 4, "zero_hpz_partition_size: 4 does not divide .* size 6"),
+    ],
+)
+def test_a_second_copy_that_cannot_be_cut_is_refused(key, value, word, tmp_path):
+    zero = {"stage": 3, "zero_hpz_partition_size": 2}
+    changed = ["batch.global_size=6", "batch.micro_size=1"]
+    if key in zero:
+        zero[key] = value
+    else:
+        changed.append(f"{key}={value}")
+    changed.append(f"sharding.fragment={fragment(tmp_path / 'f.json', zero_optimization=zero)}")
+
+    with pytest.raises(RecipeError, match=word):
+        make_plan(load_recipe(Path("recipes/debug.yaml"), changed), World(size=6, local_size=2))
+
+
+def test_the_second_copy_is_a_node_s_and_there_is_none_on_one_node():
+    recipe = load_recipe(Path("recipes/debug.yaml"), ["sharding.fragment=zero3_hpz"])
+
+    assert make_plan(recipe, World(size=4, local_size=2)).second_copy == 2
+    assert make_plan(recipe, World(size=4, local_size=4)).second_copy == 0
 
 
 def test_an_unknown_fragment_lists_those_that_ship():

@@ -56,6 +56,11 @@ def sent_in_a_step(nodes, folder, *overrides):
     return (seen[max(seen)] - seen[first]) / (max(seen) - first)
 
 
+def kept(folder):
+    """Packed bytes on a rank."""
+    return json.loads((folder / "summary.json").read_text())["packed_bytes_shard"]
+
+
 def steps_of(folder):
     try:
         return len((folder / "metrics.jsonl").read_bytes().splitlines())
@@ -72,10 +77,14 @@ def test_what_leaves_a_node_does_not_grow_with_a_backbone_that_each_node_holds(n
 
     gradients = sent_in_a_step(nodes, tmp_path / "zero0", "sharding.fragment=zero0")
     node = sent_in_a_step(nodes, tmp_path / "node", "sharding.group=node", wide)
+    hpz = sent_in_a_step(nodes, tmp_path / "hpz", "sharding.fragment=zero3_hpz", wide)
     world = sent_in_a_step(nodes, tmp_path / "world", "sharding.group=world", wide)
 
     adapters = 1.5 * gradients
     assert node <= 1.2 * adapters
+    assert hpz <= 1.2 * adapters
+    assert losses(tmp_path / "hpz") == losses(tmp_path / "node") == losses(tmp_path / "world")
+    assert kept(tmp_path / "hpz") == kept(tmp_path / "node") + kept(tmp_path / "world")
     assert world > 5 * adapters
 
 

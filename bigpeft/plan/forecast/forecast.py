@@ -49,7 +49,8 @@ class Forecast:
         largest = max((tensor.numbers for tensor in f.tensors), default=0)
         offloaded = f.trained * (12 + f.itemsize) // ranks if self.setting.offload else 0
         if self.setting.weights_on_host:
-            offloaded += (f.packed + f.dense * f.itemsize) // self.setting.group
+            frozen = f.packed + f.dense * f.itemsize
+            offloaded += sum(frozen // cut for cut in self.setting.copies)
         return self.setting.gpus_per_node * (2 * largest * f.source_itemsize + offloaded)
 
     @property
@@ -122,5 +123,6 @@ def forecast_of(plan: Plan) -> Forecast:
         checkpointing=recipe.train.activation_checkpointing,
         offload=offloads(zero, "offload_optimizer"),
         weights_on_host=offloads(zero, "offload_param"),
+        second_copy=plan.second_copy,
     )
     return forecast(facts, setting, int(zero.get("reduce_bucket_size", 0)))

@@ -19,6 +19,7 @@ def fitting(
 
     Micro-batches go down from the recipe's global batch by halves, groups over the divisors of the
     ranks; checkpointing and the optimizer's place are tried both ways, the weights' place stays.
+    With hpZ the first copy is the world's.
     """
     found = [forecast(facts, setting, bucket) for setting in _settings(start, nodes)]
     fits = [one for one in found if one.spare(hardware.card.memory) >= 0]
@@ -65,7 +66,8 @@ def _settings(start: Setting, nodes: Iterable[int]) -> Iterator[Setting]:
     for count in nodes:
         ranks = count * start.gpus_per_node
         groups = [g for g in range(1, ranks + 1) if ranks % g == 0] if sharded else [1]
-        free = sharded and not start.weights_on_host
+        groups = [ranks] if start.second_copy else groups
+        free = sharded and not start.weights_on_host and not start.second_copy
         offloads = (False, True) if free else (start.offload,)
         for micro, checkpointing, group, offload in product(
             _micro_sizes(start.global_size // ranks), (False, True), groups, offloads

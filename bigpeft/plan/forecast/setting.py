@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Setting:
-    """`group` ranks share one copy of the backbone (ZeRO-3); `offload` moves masters, moments and
-    gradient shards to the host, `weights_on_host` the frozen shards.
+    """`group` ranks share one copy of the backbone (ZeRO-3), `second_copy` ranks another one (hpZ)
+    if it is not 0; `offload` moves masters, moments and gradient shards to the host,
+    `weights_on_host` the frozen shards.
     """
 
     nodes: int
@@ -18,6 +19,14 @@ class Setting:
     checkpointing: bool
     offload: bool = False
     weights_on_host: bool = False
+    second_copy: int = 0
+
+    @property
+    def copies(self) -> list[int]:
+        """Ranks over which frozen weights are cut, for each copy that is kept."""
+        if self.stage < 3:
+            return [1]
+        return [self.group, self.second_copy] if self.second_copy else [self.group]
 
     @property
     def gathers(self) -> bool:
@@ -38,10 +47,13 @@ class Setting:
     def is_possible(self) -> bool:
         """Whether the batch divides, and the group."""
         fits = self.global_size % (self.micro_size * self.ranks) == 0 and self.accumulation > 0
-        return fits and self.ranks % self.group == 0 and (self.stage == 3 or self.group == 1)
+        divides = all(self.ranks % cut == 0 for cut in self.copies)
+        return fits and divides and (self.stage == 3 or self.group == 1)
 
     def __str__(self) -> str:
         sharing = f"shared by {self.group}" if self.stage == 3 else "whole on every rank"
+        if self.second_copy:
+            sharing += f" and once more by {self.second_copy}"
         extras = (", activation checkpointing" if self.checkpointing else "") + (
             ", optimizer on the host" if self.offload else ""
         )

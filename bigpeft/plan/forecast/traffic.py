@@ -26,19 +26,16 @@ def traffic_of(facts: Facts, setting: Setting) -> Traffic:
     """Two passes over the backbone for every micro-batch where it is cut; adapters' gradients are
     reduced by every micro-batch (ZeRO-2 and 3) or once, and their new values gathered once.
     """
-    gathers = setting.accumulation * _ring(_passed(facts), setting.group) if _cut(setting) else 0
+    group = setting.copies[-1]  # from hpZ's second copy alone: frozen weights never change
+    gathers = setting.accumulation * _ring(_passed(facts), group) if group > 1 else 0
     size = facts.trained * facts.itemsize
     times = setting.accumulation if setting.stage >= 2 else 1
     gradients = (times + 1) * _ring(size, setting.ranks)
     crossing = setting.nodes > 1
-    spread = crossing and setting.group > setting.gpus_per_node
+    spread = crossing and group > setting.gpus_per_node
     between = gradients * crossing + gathers * spread
     inside = gathers + gradients if setting.gpus_per_node > 1 else 0
     return Traffic(gathers, gradients, inside, between)
-
-
-def _cut(setting: Setting) -> bool:
-    return setting.stage == 3 and setting.group > 1
 
 
 def _passed(facts: Facts) -> int:

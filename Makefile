@@ -30,7 +30,7 @@ check: setup
 	codespell
 
 test: check
-	OMP_NUM_THREADS=1 pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: setup
 	pytest -m 'long or not long' tests/faults

@@ -5,7 +5,8 @@ from bigpeft.checkpoint.load import best_together, find, find_together, load, lo
 from bigpeft.checkpoint.manifest import verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.snapshot import take_snapshot
-from bigpeft.checkpoint.state import before_updates, training_state, updates_done
+from bigpeft.checkpoint.stages import training_state
+from bigpeft.checkpoint.state import before_updates, updates_done
 from bigpeft.checkpoint.writer import Writer
 
 __all__ = [

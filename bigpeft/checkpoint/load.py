@@ -19,7 +19,8 @@ from bigpeft.checkpoint.manifest import FIX, verify
 from bigpeft.checkpoint.meta import Meta, read_meta
 from bigpeft.checkpoint.rng import write_rng
 from bigpeft.checkpoint.save import STATE, sharded, whole_size
-from bigpeft.checkpoint.state import MOMENTS, name_of, training_state, whole_shape
+from bigpeft.checkpoint.stages import training_state
+from bigpeft.checkpoint.state import MOMENTS, name_of, whole_shape
 from bigpeft.errors import CheckpointError
 from bigpeft.placement import Trained
 

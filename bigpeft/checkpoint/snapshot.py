@@ -8,7 +8,8 @@ from torch import Tensor
 from bigpeft.checkpoint.engine import Engine, accelerator
 from bigpeft.checkpoint.meta import Meta
 from bigpeft.checkpoint.rng import read_rng
-from bigpeft.checkpoint.state import MOMENTS, name_of, training_state
+from bigpeft.checkpoint.stages import training_state
+from bigpeft.checkpoint.state import MOMENTS, name_of
 from bigpeft.placement import Trained
 
 

@@ -76,7 +76,7 @@ def _check_offload(path: Path, zero: Mapping[str, Any], key: str, least_stage: i
     _refuse_without_effect(path, zero, key, least_stage)
     section, where = zero[key], f"{path}: zero_optimization.{key}"
     if section["device"] == "nvme":
-        raise RecipeError(f"{where}.device", *_NVME[key])
+        _check_nvme(where, key, section, stage=zero.get("stage", 0))
     for name, plain in _CPU_ADAM.items():
         if section.get(name, plain) != plain:
             raise RecipeError(
@@ -97,14 +97,18 @@ def _refuse_without_effect(path: Path, zero: Mapping[str, Any], key: str, least_
 
 
 _CPU_ADAM = {"ratio": 1.0, "super_offload": False}
-_NVME = {
-    "offload_optimizer": (
-        "nvme is not supported: checkpoints read masters and moments from memory, and those of "
-        "adapters are few, 12 bytes for each trained number over all ranks",
-        "write cpu",
-    ),
-    "offload_param": (
-        "nvme swaps numbers of one floating-point type, and packed weights are bytes",
-        "write cpu, or let more ranks share the backbone with sharding.group",
-    ),
-}
+
+
+def _check_nvme(where: str, key: str, section: Mapping[str, Any], stage: int) -> None:
+    if key == "offload_param":
+        raise RecipeError(
+            f"{where}.device",
+            "nvme swaps numbers of one floating-point type, and packed weights are bytes",
+            "write cpu, or let more ranks share the backbone with sharding.group",
+        )
+    if stage < 3:
+        raise RecipeError(f"{where}.device", "nvme needs stage 3", "write stage 3, or cpu")
+    if not section.get("nvme_path"):
+        raise RecipeError(
+            f"{where}.nvme_path", "is missing", "write a folder of each node's own drive"
+        )

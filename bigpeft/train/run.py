@@ -20,6 +20,7 @@ from bigpeft.train.folder import describe_run, end_at, open_run
 from bigpeft.train.inputs import read_inputs
 from bigpeft.train.judge import Judge
 from bigpeft.train.kept_apart import refuse_leaks
+from bigpeft.train.nvme import refuse_missing_nvme
 from bigpeft.train.pace import Pace
 from bigpeft.train.progress import Progress, total_steps
 from bigpeft.train.saving import Position, Saver
@@ -67,6 +68,7 @@ def _train(
 ) -> Finished:
     recipe, world, pulse = plan.recipe, plan.world, watch.pulse
     terminal.send_notices_to(log_of(folder, world.rank))
+    refuse_missing_nvme(plan)
     device = join_processes(world, recipe.train.timeout)
     refuse_unlike_ranks(plan, folder)
     watch.start(folder, recipe.train.timeout)

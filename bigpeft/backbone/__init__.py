@@ -5,9 +5,10 @@ from bigpeft.backbone.copies.quantize import quantize
 from bigpeft.backbone.fingerprint import Fingerprint
 from bigpeft.backbone.identify import identify
 from bigpeft.backbone.linear import PackedLinear, freeze_linears
-from bigpeft.backbone.loader import Loader, Readers
+from bigpeft.backbone.loader import Loader
 from bigpeft.backbone.meter import PackedMeter
-from bigpeft.backbone.partition import Partition, Whole, ZeroThree, node_group
+from bigpeft.backbone.partition import Partition, Whole, ZeroThree, group_across_nodes, node_group
+from bigpeft.backbone.readers import Readers, ReadersOfNodes
 from bigpeft.backbone.skeleton import build_skeleton, read_config
 from bigpeft.backbone.slots import fill_slots
 from bigpeft.backbone.sources import (
@@ -28,6 +29,7 @@ __all__ = [
     "Partition",
     "RandomWeights",
     "Readers",
+    "ReadersOfNodes",
     "SafetensorsFolder",
     "Stopwatch",
     "Verified",
@@ -37,6 +39,7 @@ __all__ = [
     "build_skeleton",
     "fill_slots",
     "freeze_linears",
+    "group_across_nodes",
     "identify",
     "node_group",
     "open_folder",

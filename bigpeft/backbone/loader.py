@@ -9,7 +9,6 @@ those of each node.
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -20,27 +19,12 @@ from bigpeft.backbone.copies.quantize import finite, packed_or_dense
 from bigpeft.backbone.fingerprint import Fingerprint, fingerprint
 from bigpeft.backbone.linear import PackedLinear
 from bigpeft.backbone.partition import Partition
+from bigpeft.backbone.readers import Readers
 from bigpeft.backbone.skeleton import rebuild_buffers
 from bigpeft.backbone.slots import Slot, fill_slots
 from bigpeft.backbone.sources import WeightSource
 from bigpeft.errors import UserError
 from bigpeft.methods import LinearMethod, Method
-
-
-@dataclass(frozen=True)
-class Readers:
-    """The ranks that share the files, and this one's place among them. `group` None: the world."""
-
-    place: int
-    count: int
-    group: dist.ProcessGroup | None = None
-
-    @classmethod
-    def of_world(cls) -> "Readers":
-        """All ranks; one reader where no process group was joined."""
-        if not dist.is_initialized():
-            return cls(0, 1)
-        return cls(dist.get_rank(), dist.get_world_size())
 
 
 class Loader:
@@ -146,19 +130,15 @@ class Loader:
             tensor, started = mine.pop(0), mine  # nobody else keeps what is about to be cut
         else:
             tensor, started = torch.empty(old.shape, dtype=dtype, device=self._device), None
-        self._broadcast(tensor, owner)
+        self._readers.send(tensor, owner)
         targets = _state(self._starter(slot))
         for target, value in zip(targets, started or targets, strict=True):
-            self._broadcast(value, owner)
+            self._readers.send(value, owner)
             target.copy_(value)
         _install(slot, tensor, old)
         installed = getattr(module, attribute)
         if isinstance(installed, nn.Parameter):
             self._partition.keep(installed)
-
-    def _broadcast(self, tensor: Tensor, owner: int) -> None:
-        if self._readers.count > 1:
-            dist.broadcast(tensor, group_src=owner, group=self._readers.group)
 
 
 def _raise_together(mine: list[Tensor] | UserError, device: torch.device) -> None:

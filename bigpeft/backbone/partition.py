@@ -65,10 +65,18 @@ def node_group(size: int, timeout: timedelta | None = None) -> dist.ProcessGroup
     world = dist.get_world_size()
     if size == world:
         return None
+    return _mine([range(first, first + size) for first in range(0, world, size)], timeout)
+
+
+def group_across_nodes(size: int, timeout: timedelta | None = None) -> dist.ProcessGroup | None:
+    """The group of the ranks with this one's place in their nodes of `size` ranks."""
+    return _mine([range(place, dist.get_world_size(), size) for place in range(size)], timeout)
+
+
+def _mine(groups: list[range], timeout: timedelta | None) -> dist.ProcessGroup | None:
     mine = None
-    for first in range(0, world, size):
-        ranks = list(range(first, first + size))
-        group = dist.new_group(ranks, timeout)
+    for ranks in groups:
+        group = dist.new_group(list(ranks), timeout)
         if isinstance(group, dist.ProcessGroup) and dist.get_rank() in ranks:
             mine = group
     return mine

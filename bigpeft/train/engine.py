@@ -10,7 +10,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bigpeft.backbone import Partition, Readers, Whole, ZeroThree, node_group
+from bigpeft.backbone import (
+    Partition,
+    Readers,
+    ReadersOfNodes,
+    Whole,
+    ZeroThree,
+    group_across_nodes,
+    node_group,
+)
 from bigpeft.checkpoint.engine import Engine, accelerator
 from bigpeft.errors import RecipeError, UserError
 from bigpeft.placement import Trained, optimizer_groups
@@ -91,10 +99,15 @@ def _refuse_unlike_groups(plan: Plan) -> None:
 
 def make_readers(plan: Plan) -> Readers:
     """Who shares the reading of weight files: the world, or each node by itself."""
-    size = plan.world.local_size
-    if plan.recipe.sharding.readers == "world" or size == plan.world.size:
+    rank, ranks, size = plan.world.rank, plan.world.size, plan.world.local_size
+    of_world = plan.recipe.sharding.readers == "world"
+    if size == ranks or (of_world and size == 1):
         return Readers.of_world()
-    return Readers(plan.world.rank % size, size, _group_of(plan, size))
+    node = _group_of(plan, size)
+    if not of_world:
+        return Readers(rank % size, size, node)
+    across = group_across_nodes(size, _longer_than(plan.recipe.train.timeout))
+    return ReadersOfNodes(rank, ranks, node, across, size)
 
 
 def _group_of(plan: Plan, size: int) -> dist.ProcessGroup | None:

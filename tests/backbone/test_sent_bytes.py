@@ -12,10 +12,13 @@ from bigpeft.backbone import (
     Loader,
     PackedMeter,
     Readers,
+    ReadersOfNodes,
     SafetensorsFolder,
+    Whole,
     ZeroThree,
     build_skeleton,
     freeze_linears,
+    group_across_nodes,
     node_group,
     read_config,
 )
@@ -77,6 +80,45 @@ def count_here(folder: Path, per_node: int) -> dict[str, Any]:
         "shard": meter.shard,
         "dense": sum(p.ds_numel * p.element_size() for p in dense),
     }
+
+
+def load_together_here(folder: Path, per_node: int) -> tuple[int, int, bool]:
+    """Bytes that came to this rank from other nodes, all bytes of the model, and whether it is what
+    one rank reads alone.
+    """
+    rank, count = dist.get_rank(), dist.get_world_size()
+    inside, across = node_group(per_node), group_across_nodes(per_node)
+    came = [0]
+    broadcast = dist.broadcast
+
+    def counting(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["group"] is across and dist.get_rank(across) != kwargs["group_src"]:
+            came[0] += tensor.nbytes
+        return broadcast(tensor, *args, **kwargs)
+
+    def loaded(readers: Readers) -> dict[str, torch.Tensor]:
+        model = build_skeleton(read_config(folder, None, None, False))
+        freeze_linears(model, make_codec("nf4", CodecOptions()))
+        source = SafetensorsFolder(folder)
+        Loader(source, Whole(), torch.device("cpu"), torch.float32, {}, readers).fill(model)
+        return dict(model.named_parameters())
+
+    dist.broadcast = counting
+    try:
+        ours = loaded(ReadersOfNodes(rank, count, inside, across, per_node))
+    finally:
+        dist.broadcast = broadcast
+    alone = loaded(Readers(0, 1))
+    size = sum(p.numel() * p.element_size() for p in alone.values())
+    return came[0], size, all(torch.equal(ours[name], value) for name, value in alone.items())
+
+
+def test_where_all_ranks_share_the_reading_each_byte_comes_once_to_the_other_node(files):
+    counted = world(4).call(load_together_here, files, 2)
+
+    came, sizes, same = zip(*counted, strict=True)
+    assert all(same)
+    assert sum(came) == sizes[0]
 
 
 @pytest.mark.parametrize(("ranks", "per_node"), [(2, 2), (4, 2)])

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from deepspeed.utils import groups
 from torch import nn
 
-_HPZ = "zero_hpz_partition_size"
+HPZ = "zero_hpz_partition_size"
 
 
 class Partition(Protocol):
@@ -38,8 +38,8 @@ class ZeroThree:
     def __init__(self, ds_config: dict[str, Any], frozen_group: dist.ProcessGroup | None) -> None:
         nothing = nn.Module()
         zero = ds_config["zero_optimization"]
-        trained = ds_config | {"zero_optimization": zero | {_HPZ: 1}}
-        again = groups._get_zero_param_intra_parallel_group() if zero.get(_HPZ, 1) > 1 else None
+        trained = ds_config | {"zero_optimization": zero | {HPZ: 1}}
+        again = groups._get_zero_param_intra_parallel_group() if zero.get(HPZ, 1) > 1 else None
         self._world = deepspeed.zero.Init(module=nothing, config_dict_or_path=trained)
         self._frozen = deepspeed.zero.Init(
             module=nothing,

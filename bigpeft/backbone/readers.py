@@ -29,18 +29,17 @@ class Readers:
 
 @dataclass(frozen=True)
 class ReadersOfNodes(Readers):
-    """All ranks of several nodes, `per_node` in each: what is sent comes to a node once, however a
+    """All ranks of several nodes, as many in each: what is sent comes to a node once, however a
     backend makes its broadcasts.
 
     `group` is that of this node, `across` that of the ranks with this one's place in other nodes.
     """
 
     across: dist.ProcessGroup | None = None
-    per_node: int = 1
 
     def send(self, tensor: Tensor, owner: int) -> None:
         """To the owner's counterpart in each node first, and from there to its neighbours."""
-        node, place = divmod(owner, self.per_node)
-        if self.place % self.per_node == place:
+        node, place = divmod(owner, dist.get_world_size(self.group))
+        if dist.get_rank(self.group) == place:
             dist.broadcast(tensor, group_src=node, group=self.across)
         dist.broadcast(tensor, group_src=place, group=self.group)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigpeft.backbone.partition import HPZ
 from bigpeft.errors import FileError, RecipeError
-from bigpeft.plan.fragment_rules import HPZ, check_fragment
+from bigpeft.plan.fragment_rules import check_fragment
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 

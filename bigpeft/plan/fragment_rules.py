@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bigpeft.backbone.partition import HPZ
 from bigpeft.errors import FileError, RecipeError
-
-HPZ = "zero_hpz_partition_size"
 
 _OWNED_BY_RECIPE = {
     "train_batch_size": "batch.global_size",

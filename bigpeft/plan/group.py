@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from bigpeft.backbone.partition import HPZ
 from bigpeft.errors import RecipeError
 from bigpeft.plan.deepspeed_config import Fragment
 from bigpeft.plan.forecast.forecast import Forecast, forecast, forecast_of
 from bigpeft.plan.forecast.hardware import GIB
-from bigpeft.plan.fragment_rules import HPZ
 from bigpeft.plan.plan import Plan
 from bigpeft.world import World
 

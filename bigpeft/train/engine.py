@@ -107,7 +107,7 @@ def make_readers(plan: Plan) -> Readers:
     if not of_world:
         return Readers(rank % size, size, node)
     across = group_across_nodes(size, _longer_than(plan.recipe.train.timeout))
-    return ReadersOfNodes(rank, ranks, node, across, size)
+    return ReadersOfNodes(rank, ranks, node, across)
 
 
 def _group_of(plan: Plan, size: int) -> dist.ProcessGroup | None:

@@ -105,7 +105,7 @@ def load_together_here(folder: Path, per_node: int) -> tuple[int, int, bool]:
 
     dist.broadcast = counting
     try:
-        ours = loaded(ReadersOfNodes(rank, count, inside, across, per_node))
+        ours = loaded(ReadersOfNodes(rank, count, inside, across))
     finally:
         dist.broadcast = broadcast
     alone = loaded(Readers(0, 1))

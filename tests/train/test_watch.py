@@ -90,15 +90,15 @@ def misbehave(what: str) -> None:
 
 def strike(process, case: Case) -> None:
     """What happens to the rank that is hit, unless it has ended before."""
-    if case.what == "kill":
-        process.kill()
-        return
     with suppress(ProcessLookupError):
-        while case.what == "slow" and process.is_alive():
-            for number, seconds in ((signal.SIGSTOP, 0.06), (signal.SIGCONT, 0.02)):
-                os.kill(process.pid, number)
-                time.sleep(seconds)
-        if case.what != "slow":
+        if case.what == "kill":
+            process.kill()
+        elif case.what == "slow":
+            while process.is_alive():
+                for number, seconds in ((signal.SIGSTOP, 0.006), (signal.SIGCONT, 0.002)):
+                    os.kill(process.pid, number)
+                    time.sleep(seconds)
+        else:
             os.kill(process.pid, signal.SIGUSR2)
 
 
